@@ -1,0 +1,24 @@
+// Arithmetic on times that cannot leave the range of Time unnoticed.
+#pragma once
+
+#include "astra/base/errors.h"
+#include "astra/base/types.h"
+
+namespace astra {
+
+constexpr double kLongest = 1e18;  // ns; a few of them still add up to less than 2^63
+
+// Drops the fraction, at the places where ASTRA-sim does.
+inline Time truncate(double value) {
+  if (!(value >= 0 && value < kLongest)) [[unlikely]] {
+    refuse("a computed duration is not between 0 and 10^18 ns: a size or latency is too large");
+  }
+  return static_cast<Time>(value);
+}
+
+inline Time checked_product(std::int64_t count, Time each) {
+  truncate(static_cast<double>(count) * static_cast<double>(each));
+  return count * each;
+}
+
+}  // namespace astra

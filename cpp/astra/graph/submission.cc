@@ -1,0 +1,160 @@
+#include "astra/graph/submission.h"
+
+#include <algorithm>
+
+#include "astra/base/errors.h"
+
+namespace astra {
+
+void Submission::reset(Ticket new_ticket, GraphId new_graph, const Plan& plan, const Services& services,
+                       Values durations, Values sizes) {
+  ticket = new_ticket;
+  graph = new_graph;
+  after = -1;
+  state = State::kPending;
+  followers.clear();
+  plan_ = &plan;
+  steps_ = std::max({durations.steps, sizes.steps, std::size_t{1}});
+  ends_.clear();
+  lane_times_.clear();
+  lane_compute_.clear();
+  durations_.clear();
+  sizes_.clear();
+  for (std::size_t step = 0; step < steps_; ++step) {
+    check_values(plan, services, durations.row(step, plan.durations), sizes.row(step, plan.sizes), step);
+  }
+  if (plan.is_timed) {
+    time_steps(services, durations, sizes);
+    return;
+  }
+  lane_compute_.assign(plan.lanes.size(), 0);
+  const std::size_t count = steps_ * plan.names.size();
+  if (durations.data != nullptr) {
+    durations_.assign(durations.data, durations.data + count);
+  }
+  if (sizes.data != nullptr) {
+    sizes_.assign(sizes.data, sizes.data + count);
+  }
+}
+
+void Submission::time_steps(const Services& services, Values durations, Values sizes) {
+  Time end = 0;
+  for (std::size_t step = 0; step < steps_; ++step) {
+    const Time* d = durations.row(step, plan_->durations);
+    const Bytes* s = sizes.row(step, plan_->sizes);
+    Time longest = 0;
+    for (const Lane& lane : plan_->lanes) {
+      const ChainTime chain = chain_time(*plan_, lane, services, d, s);
+      lane_times_.push_back(chain.total);
+      lane_compute_.push_back(chain.compute);
+      longest = std::max(longest, chain.total);
+    }
+    if (__builtin_add_overflow(end, longest, &end)) {
+      refuse("simulated time exceeds 2^63 ns: there are too many steps");
+    }
+    ends_.push_back(end);
+  }
+}
+
+void Submission::begin_timed(Time now) {
+  state = State::kRunning;
+  for (Time& end : ends_) {
+    end += now;
+  }
+}
+
+void Submission::begin_step(Call ended) {
+  state = State::kRunning;
+  const std::size_t step = ends_.size();
+  const Values durations{durations_.empty() ? nullptr : durations_.data(), steps_};
+  const Values sizes{sizes_.empty() ? nullptr : sizes_.data(), steps_};
+  run->begin(durations.row(step, plan_->durations), sizes.row(step, plan_->sizes), ended);
+}
+
+void Submission::end_step(Time now) {
+  ends_.push_back(now);
+  const std::vector<Time>& compute = run->compute();
+  for (std::size_t i = 0; i < compute.size(); ++i) {
+    lane_compute_[i] += compute[i];
+  }
+}
+
+std::size_t Submission::begun(Time now) const {
+  if (!is_timed()) {
+    return ends_.size() + (state == State::kRunning ? 1 : 0);
+  }
+  if (state != State::kRunning) {
+    return state == State::kDone ? steps_ : 0;
+  }
+  const auto passed = std::lower_bound(ends_.begin(), ends_.end(), now);
+  return std::min(static_cast<std::size_t>(passed - ends_.begin()) + 1, steps_);
+}
+
+void Submission::keep(std::size_t kept) {
+  steps_ = kept;
+  if (is_timed()) {
+    ends_.resize(kept);
+  }
+}
+
+std::vector<Time> Submission::ended(Time now) const {
+  if (!is_timed()) {
+    return ends_;
+  }
+  if (state == State::kFollowing || state == State::kPending) {
+    return {};
+  }
+  return {ends_.begin(), std::upper_bound(ends_.begin(), ends_.end(), now)};
+}
+
+std::vector<Rank> Submission::ranks() const {
+  std::vector<Rank> result;
+  for (const Lane& lane : plan_->lanes) {
+    result.insert(result.end(), lane.members.begin(), lane.members.end());
+  }
+  std::sort(result.begin(), result.end());
+  return result;
+}
+
+std::vector<Time> Submission::by_rank(const std::vector<Time>& by_lane) const {
+  std::vector<std::pair<Rank, Time>> pairs;
+  for (std::size_t i = 0; i < plan_->lanes.size(); ++i) {
+    for (const Rank rank : plan_->lanes[i].members) {
+      pairs.emplace_back(rank, by_lane[i]);
+    }
+  }
+  std::sort(pairs.begin(), pairs.end());
+  std::vector<Time> result;
+  for (const auto& [rank, time] : pairs) {
+    result.push_back(time);
+  }
+  return result;
+}
+
+std::vector<Time> Submission::rank_finish() const {
+  check(state == State::kDone, "finish times are asked once they are known");
+  if (run != nullptr) {
+    return by_rank(run->finish());
+  }
+  const auto lanes = static_cast<std::ptrdiff_t>(plan_->lanes.size());
+  const auto row = lane_times_.begin() + (static_cast<std::ptrdiff_t>(steps_) - 1) * lanes;
+  const Time began = end() - *std::max_element(row, row + lanes);
+  std::vector<Time> finish;
+  std::transform(row, row + lanes, std::back_inserter(finish), [began](Time time) { return began + time; });
+  return by_rank(finish);
+}
+
+std::vector<Time> Submission::rank_compute() const {
+  check(state == State::kDone, "compute times are asked once they are known");
+  if (run != nullptr) {
+    return by_rank(lane_compute_);
+  }
+  const std::size_t lanes = plan_->lanes.size();
+  std::vector<Time> compute(lanes, 0);
+  for (std::size_t i = 0; i < steps_ * lanes; ++i) {
+    compute[i % lanes] += lane_compute_[i];
+  }
+  return by_rank(compute);
+}
+
+}  // namespace astra

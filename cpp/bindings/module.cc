@@ -1,0 +1,8 @@
+#include "bindings/bindings.h"
+
+NB_MODULE(_native, module) {
+  module.doc() = "The native backend: times execution graphs the way ASTRA-sim does.";
+  bindings::bind_errors(module);
+  bindings::bind_configs(module);
+  bindings::bind_simulation(module);
+}

@@ -1,0 +1,186 @@
+"""The library's front door: one call from a config to a result."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from llmservingsim.config import RunSpec, apply_overrides, load_run
+from llmservingsim.config.catalog import load_accelerators
+from llmservingsim.config.peer import import_peer_file, is_peer_file
+from llmservingsim.errors import ConfigError
+from llmservingsim.export import TraceExporter
+from llmservingsim.loop import serve
+from llmservingsim.report import Provenance, Recorder, SimulationResult, summarise
+from llmservingsim.resolve import Libraries, System, resolve
+from llmservingsim.strict import convert
+from llmservingsim.workload import GeneratorSpec, ListWorkload, RequestSpec, Workload, open_workload
+
+PathLike = str | Path
+ConfigLike = PathLike | Mapping[str, Any] | RunSpec
+WorkloadLike = PathLike | GeneratorSpec | Iterable[RequestSpec]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """What a run is told beside its config and workload.
+
+    Attributes:
+        overrides: ``a.b=c`` each, as ``--set``.
+        profiles: Directories of profile bundles.
+        models: Directories of model files.
+        hardware: Files with the user's own accelerators.
+        seed: Replaces the config's.
+        num_requests: Serve no more than so many.
+        emit_traces: Directory for Chakra traces.
+        emit_iterations: Which iterations to export.
+        on_progress: Called with the recorder now and then.
+    """
+
+    overrides: Sequence[str] = ()
+    profiles: Sequence[PathLike] = ()
+    models: Sequence[PathLike] = ()
+    hardware: Sequence[PathLike] = ()
+    seed: int | None = None
+    num_requests: int | None = None
+    emit_traces: PathLike | None = None
+    emit_iterations: range = range(10)
+    on_progress: Callable[[Run], None] | None = None
+
+
+class Run:
+    """A run that is ready to start: everything is looked up and checked.
+
+    Args:
+        config: A run file, its contents, or a `RunSpec`.
+        workload: A request trace, a generator, or requests; by default what the config names.
+        options: The rest.
+
+    Raises:
+        UserError: If anything in the inputs is wrong.
+
+    Attributes:
+        spec: The complete specification.
+        system: What serves.
+        workload: What is asked for.
+        recorder: What happened so far.
+        notes: What the inputs say and the run does not use.
+    """
+
+    def __init__(self, config: ConfigLike, workload: WorkloadLike | None = None, options: RunOptions | None = None) -> None:
+        self.options = options or RunOptions()
+        self.spec, self.notes = _load(config, self.options)
+        self.system: System = resolve(self.spec, _libraries(self.options))
+        source = workload if workload is not None else _configured_workload(self.spec, config)
+        self.workload: Workload = _open(source, self.options.num_requests)
+        self.recorder = Recorder(self.system.instances, self.system.sample_ns)
+        self._workload_name = str(source) if isinstance(source, str | Path) else type(source).__name__
+        self._exporter: TraceExporter | None = None
+        if self.options.emit_traces is not None:
+            self._exporter = TraceExporter(Path(self.options.emit_traces), self.system, self.options.emit_iterations)
+
+    def execute(self) -> SimulationResult:
+        """Serve the workload to its end.
+
+        Raises:
+            SimulationError: If the run cannot go on; `result` still tells what happened until then.
+        """
+        self._started_s = time.perf_counter()
+        progress = self.options.on_progress
+        tick = (lambda: progress(self)) if progress is not None else None
+        try:
+            serve(self.system, self.workload, self.recorder, tick)
+        finally:
+            if self._exporter is not None:
+                self._exporter.close()
+        return self.result()
+
+    def result(self) -> SimulationResult:
+        """Return what is known now."""
+        wall_s = time.perf_counter() - self._started_s
+        provenance = Provenance(
+            version=_version(),
+            seed=self.spec.seed,
+            config_hash=hashlib.sha256(msgspec.json.encode(self.spec)).hexdigest(),
+            workload=self._workload_name,
+            notes=tuple(self.notes),
+        )
+        summary = summarise(self.recorder, self.system.instances, self.spec.slo, provenance, wall_s)
+        requests = sorted(self.recorder.records, key=lambda record: record.request_id)
+        return SimulationResult(requests, self.recorder.samples, summary)
+
+
+def simulate(config: ConfigLike, workload: WorkloadLike | None = None, **options: Any) -> SimulationResult:
+    """Simulate a run.
+
+    Args:
+        config: A run file (ours or LLMServingSim 2.0's), its contents as a dictionary, or a `RunSpec`.
+        workload: A JSONL trace, a `GeneratorSpec`, or an iterable of `RequestSpec`; by default what the config names.
+        **options: Fields of `RunOptions`: overrides, profiles, models, hardware, seed, num_requests, ...
+
+    Returns:
+        Requests, time series and summary; ``result.requests_frame()`` is a pandas DataFrame.
+
+    Raises:
+        UserError: If anything in the inputs is wrong.
+        SimulationError: If the run cannot go on.
+    """
+    return Run(config, workload, RunOptions(**options)).execute()
+
+
+def _load(config: ConfigLike, options: RunOptions) -> tuple[RunSpec, list[str]]:
+    notes: list[str] = []
+    if isinstance(config, RunSpec):
+        spec = config
+    elif isinstance(config, Mapping):
+        if is_peer_file(config):
+            spec, notes = import_peer_file(config, "config")
+        else:
+            spec = convert(config, RunSpec, "config", ConfigError)
+    else:
+        spec, notes = load_run(Path(config))
+    spec = apply_overrides(spec, options.overrides)
+    if options.seed is not None:
+        spec = msgspec.structs.replace(spec, seed=options.seed)
+    return spec, notes
+
+
+def _libraries(options: RunOptions) -> Libraries:
+    for directory in (*options.profiles, *options.models):
+        if not Path(directory).is_dir():
+            raise ConfigError(f"{directory}: no such directory")
+    return Libraries(
+        profiles=tuple(map(Path, options.profiles)),
+        models=tuple(map(Path, options.models)),
+        accelerators=load_accelerators(list(map(Path, options.hardware))) if options.hardware else {},
+    )
+
+
+def _configured_workload(spec: RunSpec, config: ConfigLike) -> Path:
+    if spec.workload is None:
+        raise ConfigError("there is no workload: give --workload FILE, or name one as 'workload' in the config")
+    base = Path(config).parent if isinstance(config, str | Path) else Path()
+    return base / spec.workload
+
+
+def _open(source: WorkloadLike, limit: int | None) -> Workload:
+    if isinstance(source, str | Path):
+        return open_workload(Path(source), limit)
+    if isinstance(source, GeneratorSpec):
+        return open_workload(source, limit)
+    requests = list(source)
+    return ListWorkload(requests if limit is None else requests[:limit])
+
+
+def _version() -> str:
+    try:
+        return version("llmservingsim")
+    except PackageNotFoundError:  # a source tree that is not installed
+        return "0+unknown"

@@ -1,0 +1,16 @@
+"""What times execution graphs: the Backend protocol and the native backend, which keeps ASTRA-sim's rules."""
+
+from llmservingsim.backend.config import MemoryLevelModel, MemoryModel, NetworkModel, SystemModel
+from llmservingsim.backend.native import NativeBackend
+from llmservingsim.backend.protocol import Backend, GraphId, Ticket
+
+__all__ = [
+    "Backend",
+    "GraphId",
+    "MemoryLevelModel",
+    "MemoryModel",
+    "NativeBackend",
+    "NetworkModel",
+    "SystemModel",
+    "Ticket",
+]

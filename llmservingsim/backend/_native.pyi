@@ -1,0 +1,58 @@
+"""The native backend: times execution graphs the way ASTRA-sim does."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmservingsim.graph import Graph
+
+class NetworkConfig:
+    topology: list[str]
+    npus_count: list[int]
+    bandwidth: list[float]
+    latency_ns: list[float]
+    def __init__(self) -> None: ...
+
+class SystemConfig:
+    preferred_dataset_splits: int
+    active_chunks_per_dimension: int
+    scheduling_policy: str
+    endpoint_delay_ns: int
+    local_mem_bandwidth: float
+    zero_duration_ns: int
+    parity: bool
+    all_reduce: list[str]
+    all_gather: list[str]
+    reduce_scatter: list[str]
+    all_to_all: list[str]
+    def __init__(self) -> None: ...
+
+class MemoryLevel:
+    type: str
+    latency_ns: int
+    bandwidth: float
+    npus_per_node: int
+    def __init__(self) -> None: ...
+
+class MemoryConfig:
+    local: MemoryLevel
+    remote: MemoryLevel
+    def __init__(self) -> None: ...
+
+class Simulation:
+    def __init__(self, network: NetworkConfig, system: SystemConfig, memory: MemoryConfig) -> None: ...
+    @property
+    def now_ns(self) -> int: ...
+    def register(self, graph: Graph) -> int: ...
+    def submit(
+        self,
+        graph: int,
+        durations_ns: NDArray[np.int64] | None = None,
+        sizes_bytes: NDArray[np.int64] | None = None,
+        after: int = -1,
+    ) -> int: ...
+    def advance(self, until_ns: int) -> list[int]: ...
+    def cut(self, ticket: int) -> int: ...
+    def step_ends_ns(self, ticket: int) -> NDArray[np.int64]: ...
+    def ranks(self, ticket: int) -> NDArray[np.int32]: ...
+    def rank_finish_ns(self, ticket: int) -> NDArray[np.int64]: ...
+    def rank_compute_ns(self, ticket: int) -> NDArray[np.int64]: ...

@@ -1,0 +1,68 @@
+"""The native backend: the C++ simulation, built from the project's own configuration."""
+
+from __future__ import annotations
+
+from llmservingsim.backend import _native
+from llmservingsim.backend.config import MEMORY_GB, MemoryLevelModel, MemoryModel, NetworkModel, SystemModel
+
+
+class NativeBackend(_native.Simulation):
+    """Times graphs with ASTRA-sim's rules; implements `llmservingsim.backend.Backend`.
+
+    `register`, `submit`, `advance`, `step_ends_ns`, `cut` and ``now_ns`` are the C++ methods themselves, so a call
+    costs no Python. Submissions share the network and the memories, and nothing else: each has its own slots and
+    its own messages on every rank. What a completed ticket did (`step_ends_ns`, `rank_finish_ns`) can be asked until
+    the next `advance`. A step that follows another step or ticket begins when the clock leaves the instant at which
+    that one ended; until then `cut` drops it.
+    """
+
+    def __init__(
+        self, network: NetworkModel, system: SystemModel | None = None, memory: MemoryModel | None = None
+    ) -> None:
+        """Build a simulation at time 0.
+
+        Raises:
+            ValueError: If a value is out of range or not supported, naming the field.
+        """
+        super().__init__(_network(network), _system(system or SystemModel()), _memory(memory or MemoryModel()))
+
+
+def _network(model: NetworkModel) -> _native.NetworkConfig:
+    config = _native.NetworkConfig()
+    config.topology = model.topology
+    config.npus_count = model.npus_count
+    config.bandwidth = model.bandwidth_bytes_per_ns
+    config.latency_ns = model.latency_ns
+    return config
+
+
+def _system(model: SystemModel) -> _native.SystemConfig:
+    config = _native.SystemConfig()
+    config.preferred_dataset_splits = model.preferred_dataset_splits
+    config.active_chunks_per_dimension = model.active_chunks_per_dimension
+    config.scheduling_policy = model.scheduling_policy
+    config.endpoint_delay_ns = model.endpoint_delay_ns
+    config.local_mem_bandwidth = model.local_mem_bw_gbps * MEMORY_GB
+    config.zero_duration_ns = model.zero_duration_ns
+    config.parity = model.parity
+    config.all_reduce = model.all_reduce
+    config.all_gather = model.all_gather
+    config.reduce_scatter = model.reduce_scatter
+    config.all_to_all = model.all_to_all
+    return config
+
+
+def _memory(model: MemoryModel) -> _native.MemoryConfig:
+    config = _native.MemoryConfig()
+    config.local = _level(model.local)
+    config.remote = _level(model.remote)
+    return config
+
+
+def _level(model: MemoryLevelModel) -> _native.MemoryLevel:
+    level = _native.MemoryLevel()
+    level.type = model.type
+    level.latency_ns = model.latency_ns
+    level.bandwidth = model.bandwidth_gbps
+    level.npus_per_node = model.npus_per_node
+    return level

@@ -1,0 +1,27 @@
+"""What the user wrote: frozen strict specs, their loading, and the catalogue of models and accelerators."""
+
+from llmservingsim.config.load import apply_overrides, json_schema, load_run
+from llmservingsim.config.spec import (
+    InstanceSpec,
+    LatencySpec,
+    MemorySpec,
+    NetworkSpec,
+    NodeSpec,
+    RunSpec,
+    ServingSpec,
+    SloSpec,
+)
+
+__all__ = [
+    "InstanceSpec",
+    "LatencySpec",
+    "MemorySpec",
+    "NetworkSpec",
+    "NodeSpec",
+    "RunSpec",
+    "ServingSpec",
+    "SloSpec",
+    "apply_overrides",
+    "json_schema",
+    "load_run",
+]

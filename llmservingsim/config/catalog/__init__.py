@@ -1,0 +1,23 @@
+"""What the simulator knows by name: accelerators and models, as numbers with their sources."""
+
+from llmservingsim.config.catalog.accelerator import (
+    AcceleratorSpec,
+    EfficiencySpec,
+    find_accelerator,
+    load_accelerators,
+)
+from llmservingsim.config.catalog.hf_config import from_hf_config
+from llmservingsim.config.catalog.model import ModelFamily, ModelSpec
+from llmservingsim.config.catalog.models import catalogued_models, find_model
+
+__all__ = [
+    "AcceleratorSpec",
+    "EfficiencySpec",
+    "ModelFamily",
+    "ModelSpec",
+    "catalogued_models",
+    "find_accelerator",
+    "find_model",
+    "from_hf_config",
+    "load_accelerators",
+]

@@ -1,0 +1,164 @@
+"""A model's architecture in one vocabulary, whatever words its config.json used."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from llmservingsim.errors import ModelError, nearest, one_of
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp8": 1, "int8": 1}
+"""Bytes of one element of each dtype that a checkpoint or a KV cache may use."""
+
+
+class ModelFamily(StrEnum):
+    """What a decoder block is made of."""
+
+    DENSE = "dense"
+    MOE = "moe"
+    MLA_MOE = "mla_moe"
+
+
+class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A decoder-only language model; sizes are elements, counts are plain, 0 or None means "has none".
+
+    Attributes:
+        name: What the user calls it, usually ``org/model``.
+        family: Dense, mixture of experts, or mixture of experts with multi-head latent attention.
+        model_type: Hugging Face's word for the architecture.
+        head_dim: Width of one attention head; not always ``hidden_size / num_heads`` (Qwen3).
+        intermediate_size: Width of a dense block's MLP.
+        dtype: Of weights and activations, a key of `DTYPE_BYTES`.
+        linear_weight_bits: Bits of one weight of a linear layer, 0 when as wide as `dtype`; embedding, norms, router
+            and head stay in `dtype` in every public quantised checkpoint.
+        qk_norm: RMS norms over the head dimension of queries and keys (Qwen3).
+        num_block_norms: Norms over the hidden size in one block (2; Gemma 2 and 3 have 4).
+        gated_mlp: The MLP multiplies a gate and an up projection.
+        num_experts, experts_per_token, moe_intermediate_size: Of MoE blocks.
+        shared_expert_size: Summed width of the experts that every token visits.
+        first_dense_layers, moe_layer_step, moe_layer_offset, mlp_only_layers: Which blocks are MoE: layer ``i`` with
+            ``i >= first_dense_layers``, ``(i + offset) % step == 0`` and ``i`` not in `mlp_only_layers`.
+        q_lora_rank, kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim: Of MLA; ``q_lora_rank`` 0 means
+            that queries are projected in one step.
+        sliding_window: Tokens that attention looks back, None for all.
+    """
+
+    name: str
+    family: ModelFamily
+    model_type: str
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    max_position_embeddings: int
+    dtype: str = "bfloat16"
+    linear_weight_bits: int = 0
+    tie_word_embeddings: bool = False
+    qk_norm: bool = False
+    qkv_bias: bool = False
+    o_bias: bool = False
+    mlp_bias: bool = False
+    norm_bias: bool = False
+    lm_head_bias: bool = False
+    num_block_norms: int = 2
+    gated_mlp: bool = True
+    num_experts: int = 0
+    experts_per_token: int = 0
+    moe_intermediate_size: int = 0
+    num_shared_experts: int = 0
+    shared_expert_size: int = 0
+    shared_expert_gate: bool = False
+    router_bias: bool = False
+    first_dense_layers: int = 0
+    moe_layer_step: int = 1
+    moe_layer_offset: int = 0
+    mlp_only_layers: tuple[int, ...] = ()
+    q_lora_rank: int = 0
+    kv_lora_rank: int = 0
+    qk_nope_head_dim: int = 0
+    qk_rope_head_dim: int = 0
+    v_head_dim: int = 0
+    sliding_window: int | None = None
+
+    def __post_init__(self) -> None:
+        problem = _contradiction(self)
+        if problem:
+            raise ModelError(f"model {self.name!r}: {problem}")
+
+    @property
+    def dtype_bytes(self) -> int:
+        """Bytes of one activation, embedding or norm element."""
+        return DTYPE_BYTES[self.dtype]
+
+    @property
+    def linear_bits(self) -> int:
+        """Bits of one weight of a linear layer."""
+        return self.linear_weight_bits or 8 * self.dtype_bytes
+
+    @property
+    def is_mla(self) -> bool:
+        """Whether attention keeps one latent vector per token instead of keys and values per head."""
+        return self.kv_lora_rank > 0
+
+    @property
+    def q_size(self) -> int:
+        """Width of all query heads together."""
+        head = self.qk_nope_head_dim + self.qk_rope_head_dim if self.is_mla else self.head_dim
+        return self.num_heads * head
+
+    @property
+    def attention_output_size(self) -> int:
+        """Width of what attention hands to the output projection."""
+        return self.num_heads * (self.v_head_dim if self.is_mla else self.head_dim)
+
+    @property
+    def rotary_dim(self) -> int:
+        """Width of the rotated part of a head."""
+        return self.qk_rope_head_dim if self.is_mla else self.head_dim
+
+    def is_moe_layer(self, layer: int) -> bool:
+        """Whether block ``layer``, counted from 0, routes tokens to experts."""
+        return (
+            self.family is not ModelFamily.DENSE
+            and layer >= self.first_dense_layers
+            and layer not in self.mlp_only_layers
+            and (layer + self.moe_layer_offset) % self.moe_layer_step == 0
+        )
+
+
+def _contradiction(model: ModelSpec) -> str:
+    """Say what is impossible about the numbers of ``model``; an empty string when nothing is."""
+    positive = ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim", "vocab_size", "moe_layer_step")
+    for field in (*positive, "max_position_embeddings", "num_block_norms"):
+        if getattr(model, field) < 1:
+            return f"{field} must be at least 1, got {getattr(model, field)}"
+    if model.dtype not in DTYPE_BYTES:
+        return f"dtype {model.dtype!r} is unknown{nearest(model.dtype, DTYPE_BYTES)}; expected {one_of(DTYPE_BYTES)}"
+    if model.num_heads % model.num_kv_heads:
+        return f"num_attention_heads {model.num_heads} is no multiple of num_key_value_heads {model.num_kv_heads}"
+    dense_layers = sum(not model.is_moe_layer(layer) for layer in range(model.num_layers))
+    if dense_layers and model.intermediate_size < 1:
+        return f"{dense_layers} dense blocks need an intermediate_size, got {model.intermediate_size}"
+    return _expert_contradiction(model) or _mla_contradiction(model)
+
+
+def _expert_contradiction(model: ModelSpec) -> str:
+    if model.family is ModelFamily.DENSE:
+        return "a dense model has no experts" if model.num_experts else ""
+    if model.num_experts < 1 or model.moe_intermediate_size < 1:
+        return "a mixture of experts needs num_experts and moe_intermediate_size of at least 1"
+    if not 1 <= model.experts_per_token <= model.num_experts:
+        return f"num_experts_per_tok {model.experts_per_token} must lie between 1 and num_experts {model.num_experts}"
+    return ""
+
+
+def _mla_contradiction(model: ModelSpec) -> str:
+    if not model.is_mla:
+        return "family mla_moe needs kv_lora_rank" if model.family is ModelFamily.MLA_MOE else ""
+    needed = ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+    missing = [field for field in needed if getattr(model, field) < 1]
+    return f"kv_lora_rank without {', '.join(missing)}" if missing else ""

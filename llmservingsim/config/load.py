@@ -1,0 +1,127 @@
+"""A run file from disk, with its overrides: TOML, YAML or JSON, ours or LLMServingSim 2.0's."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from llmservingsim.config.peer import import_peer_file, is_peer_file
+from llmservingsim.config.spec import RunSpec
+from llmservingsim.errors import ConfigError, nearest, one_of
+from llmservingsim.strict import convert
+
+SUFFIXES = (".json", ".toml", ".yaml", ".yml")
+
+
+def load_run(path: Path, overrides: Sequence[str] = ()) -> tuple[RunSpec, list[str]]:
+    """Read a run file.
+
+    Args:
+        path: The file.
+        overrides: ``a.b=c`` each, as `apply_overrides` takes them.
+
+    Returns:
+        The run, and notes about what the file says and the run does not use.
+
+    Raises:
+        ConfigError: If the file cannot be read or says something wrong.
+    """
+    data = read_data(path)
+    if is_peer_file(data):
+        spec, notes = import_peer_file(data, str(path))
+    else:
+        spec, notes = convert(data, RunSpec, str(path), ConfigError), []
+    return apply_overrides(spec, overrides), notes
+
+
+def read_data(path: Path) -> object:
+    """Parse a TOML, YAML or JSON file into built-in types."""
+    if not path.is_file():
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise ConfigError(f"{path}: no such file{nearest(path.name, siblings)}")
+    text = path.read_text(encoding="utf-8")
+    try:
+        if path.suffix == ".toml":
+            return tomllib.loads(text)
+        if path.suffix == ".json":
+            return json.loads(text)
+        if path.suffix in SUFFIXES:
+            return _read_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    raise ConfigError(f"{path}: expected a file that ends in {one_of(SUFFIXES)}")
+
+
+def apply_overrides(spec: RunSpec, overrides: Sequence[str]) -> RunSpec:
+    """Set leaves by their path: ``serving.max_num_seqs=64``, ``nodes.0.instances.0.hardware=H200``.
+
+    A value is read as JSON, and as text where it is none.
+
+    Raises:
+        ConfigError: If a path leads nowhere or a value does not fit.
+    """
+    if not overrides:
+        return spec
+    data = _plain(spec)
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        if not equals or not path:
+            raise ConfigError(f"--set {override}: expected key.path=value")
+        _set(data, path.split("."), _value(text), override)
+    return convert(data, RunSpec, "--set " + ", ".join(overrides), ConfigError)
+
+
+def _plain(value: Any) -> Any:
+    """Turn structs into dictionaries and tuples into lists, keeping every key."""
+    if isinstance(value, msgspec.Struct):
+        return {key: _plain(getattr(value, key)) for key in value.__struct_fields__}
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _set(data: Any, keys: Sequence[str], value: object, override: str) -> None:
+    for depth, key in enumerate(keys):
+        where = ".".join(keys[:depth]) or "the run"
+        last = depth == len(keys) - 1
+        if isinstance(data, list):
+            if not key.isdigit() or int(key) >= len(data):
+                raise ConfigError(f"--set {override}: {where} has the entries 0 to {len(data) - 1}, got {key!r}")
+            place: Any = int(key)
+        elif isinstance(data, dict):
+            if key not in data and not where.endswith("latency"):
+                raise ConfigError(f"--set {override}: {where} has no key {key!r}{nearest(key, data)}; expected {one_of(data, 24)}")
+            place = key
+        else:
+            raise ConfigError(f"--set {override}: {where} is a value, it has no key {key!r}")
+        if last:
+            data[place] = value
+        elif isinstance(data, dict) and data.get(place) is None:
+            data[place] = {}
+        data = data[place]
+
+
+def _value(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _read_yaml(text: str) -> object:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+
+
+def json_schema() -> Mapping[str, Any]:
+    """Return the JSON schema of a run file."""
+    return msgspec.json.schema(RunSpec)

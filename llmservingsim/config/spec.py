@@ -1,0 +1,181 @@
+"""What a user writes: one frozen struct per section of the run file. Unknown keys are errors.
+
+Names are vLLM's where a vLLM option exists. Quantities carry their unit: ``"900GB/s"``, ``"2us"``, ``"80GiB"``.
+A serving key may stand in an instance, or under ``serving`` as the default of every instance that does not state it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Count = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(gt=0, le=1)]
+KvDtype = Literal["auto", "float32", "bfloat16", "float16", "fp8", "int8"]
+
+
+class LatencySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where operator latencies come from.
+
+    Attributes:
+        source: ``bundle`` (measured), ``roofline`` (from the catalogue), or ``auto``: bundle where profile
+            directories were given, else roofline. A user's own source is ``package.module:Class``, built with
+            (model, layout, accelerator).
+        variant: Folder of the bundle, by default the dtype (``bf16``).
+        skew: Whether uneven decode batches are bounded by a model fitted to the bundle's ``skew.csv``.
+    """
+
+    source: str = "auto"
+    variant: str | None = None
+    skew: Literal["fitted", "off"] = "fitted"
+
+
+class ServingSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Options of a serving engine; null means the default, which `llmservingsim.config.resolve` lists.
+
+    Attributes:
+        max_num_seqs: Most requests in the running list.
+        max_num_batched_tokens: Token budget of an iteration.
+        max_model_len: Longest sequence; by default the model's.
+        block_size: Tokens per KV block.
+        long_prefill_token_threshold: Longest prompt chunk, 0 for no limit.
+        enable_chunked_prefill: Whether a prompt may be split over iterations.
+        enable_prefix_caching: Whether full blocks are found again by their tokens.
+        scheduler_reserve_full_isl: Admit only what fits with its whole current sequence.
+        async_scheduling: Whether the next batch is formed while one runs.
+        scheduling_policy: First come first served, or by the requests' priority.
+        scheduler: Built-in name or ``package.module:Class``.
+        enforce_eager: No CUDA graphs, so no padding of batches.
+        cudagraph_capture_sizes: Token counts to which batches are padded; by default as vLLM chooses them.
+        num_gpu_blocks: KV blocks (vLLM's ``num_gpu_blocks_override``); by default predicted from memory.
+        gpu_memory_utilization: Share of device memory that the engine may use.
+        kv_cache_dtype: Of cached keys and values.
+        dtype: Of weights and activations; by default the model's.
+        latency: Where operator latencies come from.
+    """
+
+    max_num_seqs: Count | None = None
+    max_num_batched_tokens: Count | None = None
+    max_model_len: Count | None = None
+    block_size: Count | None = None
+    long_prefill_token_threshold: Annotated[int, Meta(ge=0)] | None = None
+    enable_chunked_prefill: bool | None = None
+    enable_prefix_caching: bool | None = None
+    scheduler_reserve_full_isl: bool | None = None
+    async_scheduling: bool | None = None
+    scheduling_policy: Literal["fcfs", "priority"] | None = None
+    scheduler: str | None = None
+    enforce_eager: bool | None = None
+    cudagraph_capture_sizes: tuple[Count, ...] | None = None
+    num_gpu_blocks: Annotated[int, Meta(ge=2)] | None = None
+    gpu_memory_utilization: Share | None = None
+    kv_cache_dtype: KvDtype | None = None
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] | None = None
+    latency: LatencySpec | None = None
+
+
+class InstanceSpec(ServingSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A serving replica: an engine with its devices. Every serving key may stand here too.
+
+    Attributes:
+        model: A catalogued name, ``<org>/<model>`` under a ``--models`` directory, or the path of a config.json.
+        hardware: A catalogued accelerator.
+        tensor_parallel_size: Devices that share every layer.
+        memory_size: Of one device, as ``"24GiB"``; by default the catalogue's.
+        memory_bandwidth: Of one device, as ``"1008GB/s"``; by default the catalogue's.
+        kv_memory_model: ``vllm`` predicts KV capacity as vLLM profiles it; ``weights_only`` gives the cache all usable
+            memory that the weights leave, as LLMServingSim 2.0 does with a utilisation fitted by hand.
+    """
+
+    model: str
+    hardware: str
+    tensor_parallel_size: Count = 1
+    memory_size: str | None = None
+    memory_bandwidth: str | None = None
+    kv_memory_model: Literal["vllm", "weights_only"] = "vllm"
+
+
+class MemorySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A memory of a node.
+
+    Attributes:
+        size: As ``"512GiB"``.
+        bandwidth: As ``"256GB/s"``.
+        latency: As ``"100ns"``.
+    """
+
+    size: str
+    bandwidth: str
+    latency: str = "0ns"
+
+
+class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A server.
+
+    Attributes:
+        instances: The serving replicas on its devices.
+        cpu_memory: Host memory.
+    """
+
+    instances: Annotated[tuple[InstanceSpec, ...], Meta(min_length=1)]
+    cpu_memory: MemorySpec | None = None
+
+
+class NetworkSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Links between the devices of an instance; names as in ASTRA-sim.
+
+    Attributes:
+        topology: Shape of the network.
+        bandwidth: Of a link in one direction, as ``"450GB/s"``; by default the catalogue's.
+        latency: Of a link, as ``"1us"``; by default the catalogue's.
+        endpoint_delay: Paid by a rank for every message that it prepares.
+        preferred_dataset_splits: Chunks into which a collective is cut.
+        active_chunks_per_dimension: Chunks under way at once.
+    """
+
+    topology: Literal["Ring", "FullyConnected", "Switch"] = "FullyConnected"
+    bandwidth: str | None = None
+    latency: str | None = None
+    endpoint_delay: str = "10ns"
+    preferred_dataset_splits: Count = 1
+    active_chunks_per_dimension: Count = 1
+
+
+class SloSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a request must keep to count as good; null means no limit.
+
+    Attributes:
+        ttft: Time to first token, as ``"500ms"``.
+        tpot: Mean time per output token after the first.
+        e2e: Time to the last token.
+    """
+
+    ttft: str | None = None
+    tpot: str | None = None
+    e2e: str | None = None
+
+
+class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One run.
+
+    Attributes:
+        nodes: The servers.
+        serving: Defaults of every instance.
+        network: Links between devices.
+        router: Built-in name or ``package.module:Class``.
+        workload: A request trace; ``--workload`` overrides it. Relative to the run file.
+        seed: Of everything random.
+        timeseries_interval: Step of timeseries.csv.
+        slo: Limits that a good request keeps; goodput counts those that do.
+    """
+
+    nodes: Annotated[tuple[NodeSpec, ...], Meta(min_length=1)]
+    serving: ServingSpec = ServingSpec()
+    network: NetworkSpec = NetworkSpec()
+    router: str = "round_robin"
+    workload: str | None = None
+    seed: int = 0
+    timeseries_interval: str = "1s"
+    slo: SloSpec | None = None

@@ -1,0 +1,102 @@
+"""Writes iterations as Chakra traces that a stock ASTRA-sim runs, with the files that describe its system.
+
+::
+
+    DIR/network.yml  system.json  memory.json      the instance's devices as a system of their own
+    DIR/instance0/iteration_00042.0.et ...         one trace per rank
+    DIR/iterations.csv                             what each exported iteration took in the run
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import msgspec
+
+from llmservingsim.backend import MemoryModel
+from llmservingsim.backend.astra_files import write_memory, write_network, write_system
+from llmservingsim.errors import ConfigError
+from llmservingsim.instance import Instance
+from llmservingsim.resolve import System
+from llmservingsim.serving.batch import Batch
+from llmservingsim.trace.chakra import write_traces
+
+COLUMNS = ("instance", "iteration", "start_ns", "duration_ns", "prefix")
+
+
+class TraceExporter:
+    """An `IterationListener` that writes what it hears.
+
+    Args:
+        directory: Where to write.
+        system: The run's system; its instances report to this exporter from now on.
+        iterations: Which iterations of each instance to write.
+
+    Raises:
+        ConfigError: If the instances differ in size or share a ring, so that none is a system of its own.
+    """
+
+    def __init__(self, directory: Path, system: System, iterations: range) -> None:
+        self._directory = directory
+        self._iterations = iterations
+        self._submitted_ns: dict[tuple[int, int], int] = {}
+        self._last_end_ns: dict[int, int] = {}
+        self._rows: list[tuple[int, int, int, int, str]] = []
+        sizes = {len(i.builder.ranks) for i in system.instances}
+        if len(sizes) > 1:
+            raise ConfigError("--emit-traces: the instances have different numbers of devices; export one at a time")
+        ranks = sizes.pop()
+        if "Ring" in system.network.topology and len(system.instances) > 1:
+            raise ConfigError("--emit-traces: instances that share a ring are no systems of their own; use one instance")
+        directory.mkdir(parents=True, exist_ok=True)
+        write_network(directory / "network.yml", msgspec.structs.replace(system.network, npus_count=[ranks]))
+        write_system(directory / "system.json", system.system)
+        write_memory(directory / "memory.json", MemoryModel(), ranks)
+        for instance in system.instances:
+            instance.listener = self
+
+    def submitted(self, instance: Instance, batch: Batch, now_ns: int) -> None:
+        """Write the batch's graph if it is one of those asked for."""
+        if batch.index not in self._iterations:
+            return
+        self._submitted_ns[instance.index, batch.index] = now_ns
+        write_traces(instance.builder.export(batch.shape), self._prefix(instance, batch))
+
+    def ended(self, instance: Instance, batch: Batch, now_ns: int) -> None:
+        """Note what the batch took: it ran from its submission, or from the end of the one before."""
+        submitted_ns = self._submitted_ns.pop((instance.index, batch.index), None)
+        if submitted_ns is not None:
+            start_ns = max(submitted_ns, self._last_end_ns.get(instance.index, 0))
+            prefix = self._prefix(instance, batch).relative_to(self._directory)
+            self._rows.append((instance.index, batch.index, start_ns, now_ns - start_ns, str(prefix)))
+        self._last_end_ns[instance.index] = now_ns
+
+    def close(self) -> Path:
+        """Write iterations.csv; return its path."""
+        path = self._directory / "iterations.csv"
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            writer.writerows(self._rows)
+        return path
+
+    def _prefix(self, instance: Instance, batch: Batch) -> Path:
+        return self._directory / f"instance{instance.index}" / f"iteration_{batch.index:05d}"
+
+
+def parse_iterations(text: str) -> range:
+    """Read ``first:end`` (end excluded), ``first:`` or a single number.
+
+    Raises:
+        ConfigError: If it is none of these.
+    """
+    first, colon, end = text.partition(":")
+    try:
+        start = int(first) if first or not colon else 0
+        stop = (int(end) if end else 2**62) if colon else start + 1
+    except ValueError:
+        raise ConfigError(f"--emit-iterations {text}: expected first:end, such as 0:10") from None
+    if start < 0 or stop <= start:
+        raise ConfigError(f"--emit-iterations {text}: expected 0 <= first < end")
+    return range(start, stop)

@@ -1,0 +1,170 @@
+"""A profile bundle: operator times measured on a real device, in the layout of LLMServingSim 2.0.
+
+``<profiles>/<hardware>/<model>/<variant>/tp<N>/`` holds ``dense.csv``, ``per_sequence.csv`` and ``attention.csv``
+with times in microseconds.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmservingsim.errors import ProfileError, nearest, one_of
+from llmservingsim.latency.skew import SkewModel
+from llmservingsim.latency.tables import DecodeTable, LinearTable
+from llmservingsim.latency.varlen_attention import VarlenAttention
+from llmservingsim.shapes import BatchShape
+from llmservingsim.units import NS_PER_US
+
+_ATTENTION_COLUMNS = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us")
+_PER_SEQUENCE = frozenset({"lm_head", "sampler"})
+
+
+class BundleSource:
+    """Operator latencies of one rank, from one ``tp<N>`` folder.
+
+    Args:
+        folder: The ``tp<N>`` folder.
+        skew: ``"fitted"`` bounds decode batches with uneven contexts by a model fitted to ``skew.csv``, ``"off"``
+            times every decode batch by its mean context.
+
+    Raises:
+        ProfileError: If a file is missing or malformed.
+    """
+
+    def __init__(self, folder: Path, *, skew: str = "fitted") -> None:
+        self.folder = folder
+        self._dense = _read_layers(folder / "dense.csv", "tokens")
+        self._per_sequence = _read_layers(folder / "per_sequence.csv", "sequences")
+        rows = _read_attention(folder / "attention.csv")
+        prefill = rows[:, 0] > 0
+        self._decode = _decode_table(rows[~prefill], folder / "attention.csv")
+        self._varlen = VarlenAttention(rows[prefill])
+        self._skew = SkewModel.load(folder / "skew.csv", self._decode, mode=skew)
+        self._extrapolated: Counter[str] = Counter()
+
+    def latency_ns(self, operator: str, shape: BatchShape) -> int:
+        """Interpolate the operator's time; extrapolate, and count it, beyond the measured grid."""
+        if operator == "attention":
+            return round(self._attention_us(shape) * NS_PER_US)
+        by_sequence = operator in _PER_SEQUENCE
+        tables = self._per_sequence if by_sequence else self._dense
+        if operator not in tables:
+            raise ProfileError(
+                f"{self.folder}: operator {operator!r} was not measured{nearest(operator, tables)}; "
+                f"the bundle has {one_of(tables)}"
+            )
+        size = shape.num_sequences if by_sequence else shape.num_tokens
+        table = tables[operator]
+        if not table.covers(size):
+            self._extrapolated[operator] += 1
+        return round(table.at(size) * NS_PER_US)
+
+    def provenance(self) -> dict[str, object]:
+        """Name the folder, the skew model and the extrapolations."""
+        return {
+            "source": "bundle",
+            "path": str(self.folder),
+            "skew": self._skew.description,
+            "extrapolated_shapes": dict(sorted(self._extrapolated.items())),
+        }
+
+    def _attention_us(self, shape: BatchShape) -> float:
+        if shape.prefills:
+            if not self._varlen.covers(shape):
+                self._extrapolated["attention"] += 1
+            return self._varlen.at(shape)
+        count = shape.num_decodes
+        if not count:
+            return 0.0
+        mean_kv = shape.decode_kv_tokens / count
+        if not self._decode.covers(count, mean_kv):
+            self._extrapolated["attention"] += 1
+        return max(self._decode.at(count, mean_kv), self._skew.bound_us(shape))
+
+
+def find_bundle(profiles: Sequence[Path], hardware: str, model: str, variant: str, tp: int) -> Path:
+    """Return the ``tp<N>`` folder of a bundle, looking through the profile directories in order.
+
+    Raises:
+        ProfileError: If there is none, naming the first level that is missing and what stands there instead.
+    """
+    closest: tuple[int, str] = (-1, f"no profile directory was given (looked for {hardware}/{model})")
+    for root in profiles:
+        folder = root
+        for depth, part in enumerate((hardware, *model.split("/"), variant, f"tp{tp}")):
+            if not (folder / part).is_dir():
+                found = [p.name for p in folder.iterdir() if p.is_dir()] if folder.is_dir() else []
+                has = f"it has {one_of(found)}" if found else "it holds no profiles"
+                closest = max(closest, (depth, f"{folder} has no {part!r}{nearest(part, found)}; {has}"))
+                break
+            folder /= part
+        else:
+            return folder
+    raise ProfileError(
+        f"no profile of {model} on {hardware} ({variant}, tp {tp}): {closest[1]}. "
+        "Give --profiles DIR, or set latency.source to 'roofline'"
+    )
+
+
+def _decode_table(rows: NDArray[np.float64], path: Path) -> DecodeTable:
+    by_count: dict[int, list[tuple[float, float]]] = {}
+    for _, _, count, kv, time_us in rows.tolist():
+        by_count.setdefault(int(count), []).append((kv, time_us))
+    if not by_count:
+        raise ProfileError(f"{path}: holds no decode batch (a row with prefill_chunk 0 and n_decode > 0)")
+    columns = {}
+    for count, points in by_count.items():
+        kvs, times = zip(*sorted(points), strict=True)
+        columns[count] = (kvs, times)
+    return DecodeTable(columns)
+
+
+def _read_attention(path: Path) -> NDArray[np.float64]:
+    _check_header(path, _ATTENTION_COLUMNS)
+    try:
+        rows = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
+    except ValueError as error:
+        raise ProfileError(f"{path}: {error}") from error
+    if not len(rows) or not (rows[:, 0] > 0).any():
+        raise ProfileError(f"{path}: holds no prefill batch (a row with prefill_chunk > 0)")
+    if (rows[:, 4] <= 0).any():
+        line = int(np.argmax(rows[:, 4] <= 0)) + 2
+        raise ProfileError(f"{path}:{line}: time_us must be greater than 0")
+    return rows
+
+
+def _read_layers(path: Path, size_column: str) -> dict[str, LinearTable]:
+    """Read layer,<size>,time_us into a table per layer."""
+    columns = ("layer", size_column, "time_us")
+    _check_header(path, columns)
+    points: dict[str, list[tuple[float, float]]] = {}
+    with path.open(newline="") as file:
+        reader = csv.reader(file)
+        next(reader)
+        for row in reader:
+            try:
+                layer, size, time_us = row
+                points.setdefault(layer, []).append((float(size), float(time_us)))
+            except ValueError:
+                expected = ",".join(columns)
+                raise ProfileError(f"{path}:{reader.line_num}: expected {expected}, got {','.join(row)!r}") from None
+    tables = {}
+    for layer, measured in points.items():
+        sizes, times = zip(*sorted(measured), strict=True)
+        tables[layer] = LinearTable(sizes, times)
+    return tables
+
+
+def _check_header(path: Path, columns: Sequence[str]) -> None:
+    if not path.is_file():
+        raise ProfileError(f"{path}: file is missing; a bundle's tp folder holds dense, per_sequence, attention .csv")
+    with path.open() as file:
+        header = file.readline().strip().split(",")
+    if header != list(columns):
+        raise ProfileError(f"{path}:1: expected the columns {','.join(columns)}, got {','.join(header)}")

@@ -1,0 +1,81 @@
+"""Roofline: an operator takes as long as its arithmetic or its traffic, whichever is longer, and never less than a launch.
+
+    t = max(FLOPs / (peak * efficiency), bytes / (bandwidth * efficiency), launch floor)
+
+Source of the model: Williams, Waterman, Patterson, "Roofline", CACM 52(4), 2009. FLOPs and bytes come from
+`llmservingsim.model`, peaks and efficiencies from the catalogue entry.
+"""
+
+from __future__ import annotations
+
+from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec
+from llmservingsim.errors import ConfigError, one_of
+from llmservingsim.model import (
+    Operator,
+    OperatorKind,
+    ParallelLayout,
+    Work,
+    block_operators,
+    end_operators,
+    start_operators,
+)
+from llmservingsim.shapes import BatchShape
+from llmservingsim.units import NS_PER_S
+
+
+class RooflineSource:
+    """Operator latencies of one rank, from a model and a catalogue entry alone.
+
+    Args:
+        model: What is computed.
+        layout: How it is cut over ranks.
+        accelerator: What it runs on.
+    """
+
+    def __init__(self, model: ModelSpec, layout: ParallelLayout, accelerator: AcceleratorSpec) -> None:
+        self._model = model
+        self._layout = layout
+        self._accelerator = accelerator
+        efficiency = accelerator.efficiency
+        peak = accelerator.flops(model.dtype)
+        self._gemm_flops = peak * efficiency.gemm
+        self._attention_flops = peak * efficiency.attention
+        self._bandwidth = accelerator.memory_bandwidth * efficiency.memory
+        operators = (*start_operators(), *block_operators(model), *end_operators())
+        self._operators: dict[str, Operator] = {operator.name: operator for operator in operators}
+
+    def latency_ns(self, operator: str, shape: BatchShape) -> int:
+        """Return the longer of compute and memory time."""
+        if operator not in self._operators:
+            raise ConfigError(f"operator {operator!r} is unknown; {self._model.name} has {one_of(self._operators)}")
+        described = self._operators[operator]
+        cost = described.cost(self._model, _work(shape, self._model.sliding_window), self._layout)
+        if not cost.flops and not cost.total_bytes:
+            return 0
+        flops = self._attention_flops if described.kind is OperatorKind.ATTENTION else self._gemm_flops
+        seconds = max(cost.flops / flops, cost.total_bytes / self._bandwidth)
+        return max(round(seconds * NS_PER_S), self._accelerator.kernel_launch_ns)
+
+    def provenance(self) -> dict[str, object]:
+        """Name the catalogue entry and the efficiencies."""
+        efficiency = self._accelerator.efficiency
+        return {
+            "source": "roofline",
+            "accelerator": self._accelerator.name,
+            "efficiency": {k: getattr(efficiency, k) for k in ("gemm", "memory", "attention", "link")},
+        }
+
+
+def _work(shape: BatchShape, window: int | None) -> Work:
+    """Describe a batch as the model room wants it."""
+    chunks = Work.of_requests(((c.query_len, c.context_len + c.query_len) for c in shape.prefills), window)
+    kv = shape.decode_kv_tokens
+    if window is not None:
+        kv = min(kv, shape.num_decodes * window)
+    return Work(
+        tokens=shape.num_tokens,
+        sequences=shape.num_sequences,
+        attended_pairs=chunks.attended_pairs + kv,
+        context_tokens=chunks.context_tokens + kv,
+    )
+

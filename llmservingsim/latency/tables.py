@@ -1,0 +1,68 @@
+"""Interpolation in measured tables, counting what lies beyond the measured grid."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+
+class LinearTable:
+    """Time over one size, linear between measured points and beyond them.
+
+    Below the first point the first time holds (a kernel has a floor); above the last the line through the first
+    and the last point of the upper half goes on, which averages out the steps of tile sizes.
+
+    Args:
+        sizes: Rising sizes, at least one.
+        times: Times at these sizes, in any unit.
+    """
+
+    def __init__(self, sizes: Sequence[float], times: Sequence[float]) -> None:
+        self._sizes = list(sizes)
+        self._times = list(times)
+        half = len(self._sizes) // 2
+        span = self._sizes[-1] - self._sizes[half]
+        self._slope = (self._times[-1] - self._times[half]) / span if span else self._times[-1] / self._sizes[-1]
+
+    def covers(self, size: float) -> bool:
+        """Whether ``size`` lies within the measured range."""
+        return self._sizes[0] <= size <= self._sizes[-1]
+
+    def at(self, size: float) -> float:
+        """Return the time at ``size``."""
+        sizes, times = self._sizes, self._times
+        if size >= sizes[-1]:
+            return times[-1] + self._slope * (size - sizes[-1])
+        if size <= sizes[0]:
+            return times[0]
+        high = bisect_right(sizes, size)
+        low = high - 1
+        share = (size - sizes[low]) / (sizes[high] - sizes[low])
+        return times[low] + share * (times[high] - times[low])
+
+
+class DecodeTable:
+    """Decode attention over (sequences, mean KV length): linear in each, so linear in n * kv between the points.
+
+    Args:
+        rows: For each measured number of sequences, (KV lengths, times).
+    """
+
+    def __init__(self, rows: dict[int, tuple[Sequence[float], Sequence[float]]]) -> None:
+        self._counts = sorted(rows)
+        self._tables = [LinearTable(*rows[count]) for count in self._counts]
+
+    def covers(self, count: int, kv: float) -> bool:
+        """Whether the point lies within the measured grid."""
+        return self._counts[0] <= count <= self._counts[-1] and self._tables[0].covers(kv)
+
+    def at(self, count: int, kv: float) -> float:
+        """Return the time of ``count`` sequences of mean KV length ``kv``."""
+        counts, tables = self._counts, self._tables
+        if len(counts) == 1 or count <= counts[0]:
+            return tables[0].at(kv)
+        high = min(bisect_right(counts, count), len(counts) - 1)
+        low = high - 1
+        below = tables[low].at(kv)
+        share = (count - counts[low]) / (counts[high] - counts[low])
+        return below + share * (tables[high].at(kv) - below) if share else below

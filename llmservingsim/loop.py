@@ -1,0 +1,92 @@
+"""The one loop: requests arrive, instances begin work, the clock moves, work ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import count
+
+from llmservingsim.backend import Ticket
+from llmservingsim.errors import ConfigError, DeadlockError, one_of
+from llmservingsim.instance import Instance
+from llmservingsim.report import Recorder
+from llmservingsim.resolve import System
+from llmservingsim.serving.router import RoutedRequest
+from llmservingsim.workload import RequestSpec, Workload
+
+_FOREVER_NS = 2**62
+_PROGRESS_TURNS = 64
+
+
+def serve(
+    system: System, workload: Workload, recorder: Recorder, on_progress: Callable[[], None] | None = None
+) -> None:
+    """Serve a workload to its end.
+
+    Whatever takes time is a graph with an owner; the loop only carries tickets between owners and the clock.
+
+    At equal times completions come first, then arrivals, then scheduling.
+
+    Args:
+        system: What serves.
+        workload: What is asked for.
+        recorder: Hears what happens.
+        on_progress: Called every 64 turns of the loop.
+
+    Raises:
+        DeadlockError: If nothing runs and nothing will arrive while instances still hold requests.
+    """
+    backend = system.backend
+    instances = system.instances
+    owners: dict[Ticket, Instance] = {}
+    for turn in count(1):
+        if on_progress is not None and turn % _PROGRESS_TURNS == 0:
+            on_progress()
+        now_ns = backend.now_ns
+        for spec in workload.take(now_ns):
+            _admit(spec, system, workload, recorder)
+        for instance in instances:
+            for ticket in instance.begin(now_ns):
+                owners[ticket] = instance
+        arrival_ns = workload.next_arrival_ns()
+        if arrival_ns is None:
+            if not owners:
+                break
+            arrival_ns = _FOREVER_NS
+        completed = backend.advance(arrival_ns)
+        now_ns = backend.now_ns
+        recorder.clock_moved(now_ns)
+        for ticket in completed:
+            instance = owners.pop(ticket)
+            outcome = instance.complete(now_ns)
+            recorder.batch_ended(instance, outcome)
+            for request in outcome.finished:
+                workload.finished(request.request_id, now_ns)
+    _check_nothing_waits(instances)
+    recorder.run_ended(backend.now_ns)
+
+
+def _admit(spec: RequestSpec, system: System, workload: Workload, recorder: Recorder) -> None:
+    """Route a request to an instance, or reject it with its reason."""
+    serving = [i for i in system.instances if spec.model is None or i.model == spec.model]
+    if not serving:
+        known = one_of({i.model for i in system.instances})
+        raise ConfigError(f"request {spec.request_id} asks for the model {spec.model!r}; the instances serve {known}")
+    if len(serving) == 1:
+        instance = serving[0]
+    else:
+        instance = serving[system.router.route(RoutedRequest.of(spec), [i.load() for i in serving])]
+    reason = instance.engine.reject_reason(spec)
+    if reason is not None:
+        recorder.rejected(spec, instance, reason.value)
+        workload.finished(spec.request_id, spec.arrival_ns)
+        return
+    recorder.admitted(spec, instance)
+    instance.engine.add(spec)
+
+
+def _check_nothing_waits(instances: Sequence[Instance]) -> None:
+    stuck = [
+        f"instance {i.index}: {line}" for i in instances if i.engine.holds_requests for line in i.engine.describe_waiting()
+    ]
+    if stuck:
+        raise DeadlockError("nothing runs and nothing will arrive, but requests wait:\n  " + "\n  ".join(stuck))

@@ -1,0 +1,46 @@
+"""Name -> implementation: a built-in, an installed entry point, or ``package.module:Class``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from llmservingsim.errors import PluginError, nearest, one_of
+
+
+def find_plugin(kind: str, name: str, builtins: Mapping[str, Any]) -> Any:
+    """Return the implementation called ``name``.
+
+    Args:
+        kind: The extension point, such as ``"router"``. Entry points are looked up in the group
+            ``llmservingsim.<kind>``.
+        name: A key of ``builtins``, the name of an entry point, or ``package.module:Class``.
+        builtins: What ships with the simulator.
+
+    Raises:
+        PluginError: If nothing answers to the name, or if importing it fails.
+    """
+    if name in builtins:
+        return builtins[name]
+    if ":" in name:
+        return _load_dotted(kind, name)
+    from importlib.metadata import entry_points
+
+    for entry in entry_points(group=f"llmservingsim.{kind}"):
+        if entry.name == name:
+            return entry.load()
+    raise PluginError(
+        f"{kind}: {name!r} is unknown{nearest(name, builtins)}; "
+        f"expected one of {one_of(builtins)}, or your own class as 'package.module:Class'"
+    )
+
+
+def _load_dotted(kind: str, name: str) -> Any:
+    module_name, _, attribute = name.partition(":")
+    try:
+        return getattr(import_module(module_name), attribute)
+    except ImportError as error:
+        raise PluginError(f"{kind}: cannot import {module_name!r} of {name!r}: {error}") from error
+    except AttributeError as error:
+        raise PluginError(f"{kind}: module {module_name!r} has no {attribute!r}") from error

@@ -1,0 +1,17 @@
+"""Records become metrics, CSV and JSON; this room never prints."""
+
+from llmservingsim.report.recorder import Recorder
+from llmservingsim.report.records import RequestRecord, Sample
+from llmservingsim.report.result import SimulationResult
+from llmservingsim.report.summary import Provenance, summarise
+from llmservingsim.report.write import write_results
+
+__all__ = [
+    "Provenance",
+    "Recorder",
+    "RequestRecord",
+    "Sample",
+    "SimulationResult",
+    "summarise",
+    "write_results",
+]

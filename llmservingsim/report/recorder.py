@@ -1,0 +1,120 @@
+"""Listens to a run and keeps what its outputs need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llmservingsim.instance import Instance
+from llmservingsim.report.records import RequestRecord, Sample
+from llmservingsim.report.sampler import Sampler
+from llmservingsim.serving import Outcome, Request
+from llmservingsim.workload import RequestSpec
+
+
+class Recorder:
+    """Keeps a record per request and a sample per interval.
+
+    Args:
+        instances: Of the system.
+        sample_ns: Step of the time series.
+
+    Attributes:
+        records: Of requests that ended, in order of their end.
+        token_gaps_ns: Inter-token times and how many tokens had each.
+        end_ns: When the last event happened.
+    """
+
+    def __init__(self, instances: Sequence[Instance], sample_ns: int) -> None:
+        self.records: list[RequestRecord] = []
+        self.token_gaps_ns: dict[int, int] = {}
+        self.end_ns = 0
+        self.num_arrived = 0
+        self._open: dict[int, RequestSpec] = {}
+        self._sampler = Sampler(instances, sample_ns)
+
+    @property
+    def samples(self) -> list[Sample]:
+        """The time series so far."""
+        return self._sampler.samples
+
+    @property
+    def num_open(self) -> int:
+        """Requests that instances hold."""
+        return len(self._open)
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens generated so far."""
+        return self._sampler.generated_tokens
+
+    def admitted(self, spec: RequestSpec, instance: Instance) -> None:
+        """A request went to an instance."""
+        del instance
+        self.num_arrived += 1
+        self._open[spec.request_id] = spec
+
+    def rejected(self, spec: RequestSpec, instance: Instance, reason: str) -> None:
+        """A request was refused for good."""
+        self.num_arrived += 1
+        self.records.append(
+            RequestRecord(
+                request_id=spec.request_id,
+                session_id=spec.session_id,
+                model=instance.model,
+                instance=instance.index,
+                decode_instance=None,
+                arrival_ns=spec.arrival_ns,
+                scheduled_ns=None,
+                first_token_ns=None,
+                finish_ns=None,
+                prompt_tokens=spec.prompt_tokens,
+                output_tokens=spec.output_tokens,
+                cached_tokens=0,
+                preemptions=0,
+                status="rejected",
+                reason=reason,
+            )
+        )
+
+    def clock_moved(self, now_ns: int) -> None:
+        """The clock reached a new instant; nothing of that instant has happened yet."""
+        if now_ns >= self._sampler.next_ns:
+            self._sampler.sample_until(now_ns)
+
+    def batch_ended(self, instance: Instance, outcome: Outcome) -> None:
+        """A batch ended."""
+        prompt = sum(chunk.query_len for chunk in outcome.batch.shape.prefills)
+        self._sampler.count(instance.index, prompt, outcome.num_sampled)
+        gaps = self.token_gaps_ns
+        for gap, count in outcome.token_gaps_ns.items():
+            gaps[gap] = gaps.get(gap, 0) + count
+        for request in outcome.finished:
+            self._finished(request, instance)
+
+    def run_ended(self, now_ns: int) -> None:
+        """The last event has happened; close the last interval."""
+        self.end_ns = now_ns
+        if self.num_arrived:
+            self._sampler.sample_until(now_ns)
+            self._sampler.close(now_ns)
+
+    def _finished(self, request: Request, instance: Instance) -> None:
+        spec = self._open.pop(request.request_id)
+        self.records.append(
+            RequestRecord(
+                request_id=spec.request_id,
+                session_id=spec.session_id,
+                model=instance.model,
+                instance=instance.index,
+                decode_instance=None,
+                arrival_ns=spec.arrival_ns,
+                scheduled_ns=request.scheduled_ns,
+                first_token_ns=request.first_token_ns,
+                finish_ns=request.last_token_ns,
+                prompt_tokens=spec.prompt_tokens,
+                output_tokens=request.num_tokens - spec.prompt_tokens,
+                cached_tokens=request.cached_tokens,
+                preemptions=request.num_preemptions,
+                status="finished",
+            )
+        )

@@ -1,0 +1,39 @@
+"""Means and percentiles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+PERCENTILES = (50, 90, 95, 99)
+
+
+def describe(values: Iterable[float]) -> dict[str, float] | None:
+    """Return mean and percentiles (linear interpolation between ranks), or None for no value."""
+    array = np.fromiter(values, dtype=np.float64)
+    if not len(array):
+        return None
+    ranks = np.percentile(array, PERCENTILES)
+    return {"mean": float(array.mean())} | {f"p{p}": float(v) for p, v in zip(PERCENTILES, ranks, strict=True)}
+
+
+def describe_counts(counts: Mapping[int, int], scale: float) -> dict[str, float] | None:
+    """Do what `describe` does for values that come with their number of occurrences.
+
+    Args:
+        counts: Value -> how often.
+        scale: Factor from the value's unit to the result's.
+    """
+    if not counts:
+        return None
+    values = np.array(sorted(counts))
+    weights = np.array([counts[v] for v in values.tolist()])
+    ends = np.cumsum(weights)
+    total = int(ends[-1])
+    result = {"mean": float((values * weights).sum() / total) * scale}
+    for p in PERCENTILES:
+        rank = (total - 1) * p / 100
+        low, high = (values[np.searchsorted(ends, r, side="right")] for r in (int(rank), min(int(rank) + 1, total - 1)))
+        result[f"p{p}"] = float(low + (high - low) * (rank - int(rank))) * scale
+    return result

@@ -1,0 +1,32 @@
+"""Results on disk: requests.csv, timeseries.csv, summary.json."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from llmservingsim.report.records import REQUEST_COLUMNS, SAMPLE_COLUMNS, RequestRecord, Sample
+
+
+def write_results(
+    directory: Path, records: Sequence[RequestRecord], samples: Sequence[Sample], summary: Mapping[str, Any]
+) -> list[Path]:
+    """Write the three files into ``directory``, creating it; return their paths."""
+    directory.mkdir(parents=True, exist_ok=True)
+    requests, series, total = (directory / name for name in ("requests.csv", "timeseries.csv", "summary.json"))
+    _write_csv(requests, REQUEST_COLUMNS, records)
+    _write_csv(series, SAMPLE_COLUMNS, samples)
+    total.write_bytes(msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
+    return [requests, series, total]
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[RequestRecord | Sample]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        count = len(columns)
+        writer.writerows(msgspec.structs.astuple(row)[:count] for row in rows)

@@ -1,0 +1,276 @@
+"""Specs become objects here, and nowhere else: below this no code reads files, environment or working directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from llmservingsim.backend import Backend, NativeBackend, NetworkModel, SystemModel
+from llmservingsim.config import InstanceSpec, LatencySpec, NetworkSpec, RunSpec, ServingSpec
+from llmservingsim.config.catalog import AcceleratorSpec, ModelFamily, ModelSpec, find_accelerator, find_model
+from llmservingsim.errors import CapacityError, ConfigError
+from llmservingsim.instance import DeviceMemory, Instance
+from llmservingsim.latency import BundleSource, LatencySource, RooflineSource, find_bundle
+from llmservingsim.model import (
+    CapacityInputs,
+    ParallelLayout,
+    kv_bytes_per_token,
+    predict_kv_blocks,
+    weight_bytes,
+)
+from llmservingsim.plugins import find_plugin
+from llmservingsim.serving import ROUTERS, SCHEDULERS, Engine, EngineConfig, Router, SchedulerConfig
+from llmservingsim.trace import IterationBuilder, capture_sizes
+from llmservingsim.units import format_size, parse_bandwidth, parse_size_bytes, parse_time_ns
+
+_LARGE_DEVICE_BYTES = 70 * 2**30
+_VARIANTS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "fp8": "fp8"}
+_LINK_GIB = 2**30
+_MEMORY_GB = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Libraries:
+    """Where a run may look things up beside the catalogue.
+
+    Attributes:
+        profiles: Directories of profile bundles.
+        models: Directories of model files.
+        accelerators: A user's own accelerators.
+    """
+
+    profiles: tuple[Path, ...] = ()
+    models: tuple[Path, ...] = ()
+    accelerators: Mapping[str, AcceleratorSpec] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """Everything that one run needs.
+
+    Attributes:
+        instances: The serving replicas, by index.
+        backend: Clock, network and memories.
+        router: Chooses an instance per request.
+        network: What the backend's network was built from; written beside exported traces.
+        system: Likewise for its system layer.
+        sample_ns: Step of the time series.
+    """
+
+    instances: tuple[Instance, ...]
+    backend: Backend
+    router: Router
+    network: NetworkModel
+    system: SystemModel
+    sample_ns: int
+
+
+def resolve(spec: RunSpec, libraries: Libraries) -> System:
+    """Build the run that ``spec`` describes.
+
+    Raises:
+        UserError: If anything that it names is missing, contradictory, too large or not simulated.
+    """
+    placed = [(n, merge(i, spec.serving)) for n, node in enumerate(spec.nodes) for i in node.instances]
+    accelerators = [_accelerator(i, libraries) for _, i in placed]
+    network = _network(spec.network, [i for _, i in placed], accelerators)
+    system = _system(spec.network, accelerators)
+    backend = NativeBackend(network, system)
+    instances = []
+    first_rank = 0
+    for index, ((node, instance), accelerator) in enumerate(zip(placed, accelerators, strict=True)):
+        ranks = range(first_rank, first_rank + instance.tensor_parallel_size)
+        first_rank = ranks.stop
+        parts = _Parts.gather(instance, accelerator, libraries)
+        instances.append(
+            Instance(
+                node=node,
+                model=parts.model.name,
+                engine=parts.engine(index),
+                builder=parts.builder(ranks, libraries),
+                backend=backend,
+                memory=parts.memory,
+            )
+        )
+    router = find_plugin("router", spec.router, ROUTERS)()
+    return System(tuple(instances), backend, router, network, system, parse_time_ns(spec.timeseries_interval))
+
+
+def merge(instance: InstanceSpec, defaults: ServingSpec) -> InstanceSpec:
+    """Give an instance the run's serving options that it does not state itself."""
+    missing = {
+        key: getattr(defaults, key)
+        for key in ServingSpec.__struct_fields__
+        if getattr(instance, key) is None and getattr(defaults, key) is not None
+    }
+    return msgspec.structs.replace(instance, **missing)
+
+
+def _accelerator(spec: InstanceSpec, libraries: Libraries) -> AcceleratorSpec:
+    """Return the catalogue entry with the memory that the instance states."""
+    found = find_accelerator(spec.hardware, libraries.accelerators)
+    stated: dict[str, Any] = {}
+    if spec.memory_size is not None:
+        stated["memory_bytes"] = parse_size_bytes(spec.memory_size)
+    if spec.memory_bandwidth is not None:
+        stated["memory_bandwidth"] = parse_bandwidth(spec.memory_bandwidth)
+    return msgspec.structs.replace(found, **stated)
+
+
+def _network(
+    spec: NetworkSpec, instances: Sequence[InstanceSpec], accelerators: Sequence[AcceleratorSpec]
+) -> NetworkModel:
+    """One dimension over all devices; what the file does not state comes from the slowest device's entry."""
+    slowest = min(accelerators, key=lambda a: a.link_bandwidth)
+    stated = spec.bandwidth is not None
+    bandwidth = parse_bandwidth(spec.bandwidth) if stated else slowest.link_bandwidth * slowest.efficiency.link
+    latency = parse_time_ns(spec.latency) if spec.latency is not None else slowest.link_latency_ns
+    return NetworkModel(
+        topology=[spec.topology],
+        npus_count=[sum(i.tensor_parallel_size for i in instances)],
+        bandwidth_gbps=[bandwidth / _LINK_GIB],
+        latency_ns=[latency],
+    )
+
+
+def _system(spec: NetworkSpec, accelerators: Sequence[AcceleratorSpec]) -> SystemModel:
+    return SystemModel(
+        preferred_dataset_splits=spec.preferred_dataset_splits,
+        active_chunks_per_dimension=spec.active_chunks_per_dimension,
+        endpoint_delay_ns=parse_time_ns(spec.endpoint_delay),
+        local_mem_bw_gbps=min(a.memory_bandwidth for a in accelerators) / _MEMORY_GB,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What an instance is made of, its spec complete."""
+
+    spec: InstanceSpec
+    model: ModelSpec
+    layout: ParallelLayout
+    accelerator: AcceleratorSpec
+    memory: DeviceMemory
+
+    @classmethod
+    def gather(cls, spec: InstanceSpec, accelerator: AcceleratorSpec, libraries: Libraries) -> _Parts:
+        """Look up the model and work out the memory."""
+        model = _model(spec, libraries)
+        layout = ParallelLayout(tp=spec.tensor_parallel_size)
+        spec = with_vllm_defaults(spec, accelerator)
+        return cls(spec, model, layout, accelerator, _device_memory(spec, model, layout, accelerator))
+
+    def engine(self, index: int) -> Engine:
+        """Build the engine."""
+        spec = self.spec
+        config = EngineConfig(
+            scheduler=SchedulerConfig(
+                max_num_seqs=spec.max_num_seqs,
+                max_num_batched_tokens=spec.max_num_batched_tokens,
+                max_model_len=spec.max_model_len or self.model.max_position_embeddings,
+                long_prefill_token_threshold=spec.long_prefill_token_threshold,
+                enable_chunked_prefill=spec.enable_chunked_prefill,
+                scheduler_reserve_full_isl=spec.scheduler_reserve_full_isl,
+                policy=spec.scheduling_policy,
+            ),
+            num_gpu_blocks=self.memory.num_blocks,
+            block_size=spec.block_size,
+            enable_prefix_caching=spec.enable_prefix_caching,
+            async_scheduling=spec.async_scheduling,
+        )
+        return Engine(index, config, find_plugin("scheduler", spec.scheduler, SCHEDULERS))
+
+    def builder(self, ranks: Sequence[int], libraries: Libraries) -> IterationBuilder:
+        """Build what turns batches into graphs."""
+        sizes = self.spec.cudagraph_capture_sizes
+        if self.spec.enforce_eager:
+            sizes = ()
+        elif sizes is None:
+            sizes = capture_sizes(self.spec.max_num_seqs, self.spec.max_num_batched_tokens)
+        return IterationBuilder(self.model, self.layout, ranks, self._latency_source(libraries), sizes)
+
+    def _latency_source(self, libraries: Libraries) -> LatencySource:
+        latency = self.spec.latency or LatencySpec()
+        source = latency.source
+        if source == "auto":
+            source = "bundle" if libraries.profiles else "roofline"
+        if source == "roofline":
+            return RooflineSource(self.model, self.layout, self.accelerator)
+        if source == "bundle":
+            variant = latency.variant or _VARIANTS[self.model.dtype]
+            folder = find_bundle(
+                libraries.profiles, self.spec.hardware, self.model.name, variant, self.spec.tensor_parallel_size
+            )
+            return BundleSource(folder, skew=latency.skew)
+        make = find_plugin("latency", source, {"bundle": BundleSource, "roofline": RooflineSource})
+        return make(self.model, self.layout, self.accelerator)
+
+
+def with_vllm_defaults(spec: InstanceSpec, accelerator: AcceleratorSpec) -> InstanceSpec:
+    """Fill what neither instance nor run states with vLLM's defaults for its API server (vllm 0.19.0, arg_utils.py).
+
+    A device of at least 70 GiB that is no A100 gets 1024 sequences and 8192 tokens, any other 256 and 2048.
+    """
+    large = accelerator.memory_bytes >= _LARGE_DEVICE_BYTES and not accelerator.name.startswith("A100")
+    defaults = ServingSpec(
+        max_num_seqs=1024 if large else 256,
+        max_num_batched_tokens=8192 if large else 2048,
+        block_size=16,
+        long_prefill_token_threshold=0,
+        enable_chunked_prefill=True,
+        enable_prefix_caching=True,
+        scheduler_reserve_full_isl=True,
+        async_scheduling=True,
+        scheduling_policy="fcfs",
+        scheduler="vllm",
+        enforce_eager=False,
+        gpu_memory_utilization=0.9,
+        kv_cache_dtype="auto",
+        dtype="auto",
+    )
+    return merge(spec, defaults)
+
+
+def _model(spec: InstanceSpec, libraries: Libraries) -> ModelSpec:
+    model = find_model(spec.model, libraries.models)
+    if spec.dtype not in (None, "auto"):
+        model = msgspec.structs.replace(model, dtype=spec.dtype)
+    if model.family is not ModelFamily.DENSE:
+        raise ConfigError(f"{spec.model}: mixture-of-experts models are not simulated yet; expected a dense model")
+    return model
+
+
+def _device_memory(
+    spec: InstanceSpec, model: ModelSpec, layout: ParallelLayout, accelerator: AcceleratorSpec
+) -> DeviceMemory:
+    """Work out the KV capacity: given, predicted as vLLM profiles it, or all that the weights leave."""
+    weights = weight_bytes(model, layout)
+    block = spec.block_size * kv_bytes_per_token(model, layout, kv_cache_dtype=spec.kv_cache_dtype)
+    report = None
+    blocks = spec.num_gpu_blocks
+    if blocks is None and spec.kv_memory_model == "weights_only":
+        usable = accelerator.memory_bytes * spec.gpu_memory_utilization
+        blocks = int(usable - weights) // block
+        if blocks < 2:
+            raise CapacityError(
+                f"{model.name} on {spec.hardware}: weights of {format_size(weights)} leave no room for KV cache in "
+                f"{format_size(usable)} ({accelerator.memory_bytes} B at utilisation {spec.gpu_memory_utilization})"
+            )
+    elif blocks is None:
+        inputs = CapacityInputs.of_accelerator(
+            accelerator,
+            gpu_memory_utilization=spec.gpu_memory_utilization,
+            max_num_batched_tokens=spec.max_num_batched_tokens,
+            max_num_seqs=spec.max_num_seqs,
+            block_size=spec.block_size,
+            kv_cache_dtype=spec.kv_cache_dtype,
+            max_model_len=spec.max_model_len,
+        )
+        report = predict_kv_blocks(model, layout, inputs)
+        blocks = report.num_blocks
+    return DeviceMemory(accelerator.memory_bytes, weights, block, blocks, report)

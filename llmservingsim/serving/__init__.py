@@ -1,0 +1,23 @@
+"""What a serving engine decides: which requests run in which iteration, and where their KV cache lives."""
+
+from llmservingsim.serving.batch import Batch, Scheduled
+from llmservingsim.serving.engine import Engine, EngineConfig, Outcome
+from llmservingsim.serving.request import Request, RequestStatus
+from llmservingsim.serving.router import ROUTERS, InstanceLoad, Router
+from llmservingsim.serving.scheduler import SCHEDULERS, Scheduler, SchedulerConfig
+
+__all__ = [
+    "ROUTERS",
+    "SCHEDULERS",
+    "Batch",
+    "Engine",
+    "EngineConfig",
+    "InstanceLoad",
+    "Outcome",
+    "Request",
+    "RequestStatus",
+    "Router",
+    "Scheduled",
+    "Scheduler",
+    "SchedulerConfig",
+]

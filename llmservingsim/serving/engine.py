@@ -1,0 +1,212 @@
+"""One instance's engine: takes requests in, forms batches, applies what they computed.
+
+The loop of vLLM's engine core (vllm 0.19.0, v1/engine/core.py): drain the input queue, schedule, launch; with
+asynchronous scheduling a second batch is formed while the first runs, so that in steady state batch ``k + 2`` is
+formed the moment batch ``k`` ends. A request that arrives while ``k`` runs is therefore first computed by
+``k + 2``, and blocks freed by ``k`` are used again by ``k + 2``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+from typing import NamedTuple
+
+import msgspec
+
+from llmservingsim.serving.batch import Batch, Scheduled
+from llmservingsim.serving.kv import BlockHash, KVCacheManager, hash_blocks
+from llmservingsim.serving.request import Request
+from llmservingsim.serving.scheduler import Scheduler, SchedulerConfig
+from llmservingsim.shapes import BatchShape, Chunk
+from llmservingsim.workload.request import RequestSpec
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine is told; names as in vLLM.
+
+    Attributes:
+        scheduler: Limits and policy of the scheduler.
+        num_gpu_blocks: KV blocks, the null block included.
+        block_size: Tokens per block.
+        enable_prefix_caching: Whether full blocks are found again by their hash.
+        async_scheduling: Whether the next batch is formed while one runs.
+    """
+
+    scheduler: SchedulerConfig
+    num_gpu_blocks: int
+    block_size: int = 16
+    enable_prefix_caching: bool = True
+    async_scheduling: bool = True
+
+
+class RejectReason(Enum):
+    """Why an engine refuses a request for good."""
+
+    PROMPT_TOO_LONG = "the prompt leaves no room for output within max_model_len"
+    NEVER_FITS = "its KV needs more blocks than the instance has"
+
+
+class Outcome(NamedTuple):
+    """What a batch brought when it ended.
+
+    Attributes:
+        batch: Which one.
+        finished: Requests that produced their last token.
+        num_sampled: Output tokens.
+        token_gaps_ns: Times since the token before of the same request, and how many tokens had each.
+    """
+
+    batch: Batch
+    finished: list[Request]
+    num_sampled: int
+    token_gaps_ns: dict[int, int]
+
+
+class Engine:
+    """Serves requests on one instance.
+
+    Args:
+        index: Number of the instance.
+        config: Limits.
+        make_scheduler: Builds the scheduler, usually `VllmScheduler`.
+    """
+
+    def __init__(
+        self, index: int, config: EngineConfig, make_scheduler: Callable[[SchedulerConfig, KVCacheManager], Scheduler]
+    ) -> None:
+        self.index = index
+        self.config = config
+        self.kv = KVCacheManager(
+            config.num_gpu_blocks, config.block_size, enable_prefix_caching=config.enable_prefix_caching
+        )
+        self.scheduler = make_scheduler(config.scheduler, self.kv)
+        self.iterations = 0
+        self._incoming: list[Request] = []
+        self._final_tokens: dict[int, int] = {}
+        self._in_flight: deque[Batch] = deque()
+        self._depth = 2 if config.async_scheduling else 1
+        self._blocked = False
+
+    @property
+    def num_running(self) -> int:
+        """Requests in the running list."""
+        return len(self.scheduler.running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for admission, those not yet seen by the engine loop included."""
+        return self.scheduler.num_waiting + len(self._incoming)
+
+    @property
+    def holds_requests(self) -> bool:
+        """Whether any request is not finished."""
+        return bool(self._final_tokens)
+
+    def reject_reason(self, spec: RequestSpec) -> RejectReason | None:
+        """Tell why a request can never be served here, or None."""
+        if spec.prompt_tokens >= self.config.scheduler.max_model_len:
+            return RejectReason.PROMPT_TOO_LONG
+        if not self.kv.can_ever_hold(self._length(spec) - 1):  # the last token needs no KV
+            return RejectReason.NEVER_FITS
+        return None
+
+    def add(self, spec: RequestSpec) -> Request:
+        """Queue a request; the engine loop sees it at its next boundary."""
+        request = Request(spec.request_id, spec.arrival_ns, spec.prompt_tokens, spec.priority, self._hashes(spec))
+        self._final_tokens[spec.request_id] = self._length(spec)
+        self._incoming.append(request)
+        return request
+
+    def next_batch(self, now_ns: int) -> Batch | None:
+        """Form the batch that can be launched now, or return None.
+
+        While a batch runs, one attempt is made to form the next; if it finds nothing to do the engine waits for
+        the running batch, as vLLM's loop does.
+        """
+        if self._blocked or len(self._in_flight) >= self._depth:
+            return None
+        for request in self._incoming:
+            self.scheduler.add(request)
+        self._incoming.clear()
+        scheduled = self.scheduler.schedule(now_ns)
+        if not scheduled:
+            self._blocked = bool(self._in_flight)
+            return None
+        batch = self._launch(scheduled)
+        self._in_flight.append(batch)
+        self.iterations += 1
+        return batch
+
+    def complete(self, now_ns: int) -> Outcome:
+        """Apply the oldest batch in flight, which has just ended."""
+        batch = self._in_flight.popleft()
+        self._blocked = False
+        finished = []
+        gaps: dict[int, int] = {}
+        num_sampled = 0
+        final_tokens = self._final_tokens
+        for request, _, generation, samples in batch.scheduled:
+            if not samples or request.request_id not in final_tokens:
+                continue
+            num_sampled += 1
+            request.num_tokens += 1
+            if generation == request.num_preemptions:
+                request.num_output_placeholders -= 1
+                self.kv.cache_full_blocks(request, request.num_computed_tokens - request.num_output_placeholders)
+            if request.first_token_ns < 0:
+                request.first_token_ns = now_ns
+            else:
+                gap = now_ns - request.last_token_ns
+                gaps[gap] = gaps.get(gap, 0) + 1
+            request.last_token_ns = now_ns
+            if request.num_tokens >= final_tokens[request.request_id]:
+                del final_tokens[request.request_id]
+                self.scheduler.finish(request)
+                finished.append(request)
+        return Outcome(batch, finished, num_sampled, gaps)
+
+    def describe_waiting(self) -> list[str]:
+        """Say of each held request what it waits for; for the message of a deadlock."""
+        free = self.kv.pool.num_free
+        lines = [f"{request!r} runs" for request in self.scheduler.running]
+        for request in [*self.scheduler.waiting(), *self._incoming]:
+            needed = self.kv.blocks_for(request.num_tokens)
+            lines.append(f"{request!r} waits for {needed} blocks; {free} of {self.kv.pool.num_usable} are free")
+        return lines
+
+    def _length(self, spec: RequestSpec) -> int:
+        """Tokens of the request at its end: generation stops at the model's length at the latest."""
+        return min(spec.prompt_tokens + spec.output_tokens, self.config.scheduler.max_model_len)
+
+    def _hashes(self, spec: RequestSpec) -> list[BlockHash]:
+        if spec.token_ids is None or not self.config.enable_prefix_caching:
+            return []
+        return hash_blocks(spec.token_ids, self.config.block_size)
+
+    def _launch(self, scheduled: list[tuple[Request, int]]) -> Batch:
+        """Raise the requests' counters, as vLLM does before the device ran, and describe the batch."""
+        entries = []
+        prefills = []
+        decode_kv = longest_kv = total = 0
+        for request, tokens in scheduled:
+            context = request.num_computed_tokens
+            kv = context + tokens
+            total += tokens
+            if tokens == 1:
+                decode_kv += kv
+                if kv > longest_kv:
+                    longest_kv = kv
+            else:
+                prefills.append(Chunk(tokens, context))
+            request.num_computed_tokens = kv
+            expected = request.num_tokens + request.num_output_placeholders
+            samples = kv >= expected
+            if samples:
+                request.num_output_placeholders += 1
+                request.awaits_last_token = expected + 1 >= self._final_tokens[request.request_id]
+            entries.append(Scheduled(request, tokens, request.num_preemptions, samples))
+        decodes = len(entries) - len(prefills)
+        shape = BatchShape(tuple(prefills), decodes, decode_kv, longest_kv, total)
+        return Batch(self.iterations, tuple(entries), shape)

@@ -1,0 +1,99 @@
+"""Which blocks a request gets, with the semantics of vLLM V1's KV cache manager (vllm 0.19.0)."""
+
+from __future__ import annotations
+
+from llmservingsim.serving.kv.block_pool import BlockPool
+from llmservingsim.serving.request import Request
+
+
+class KVCacheManager:
+    """Blocks of one instance.
+
+    Args:
+        num_blocks: vLLM's ``num_gpu_blocks`` (one is the null block).
+        block_size: Tokens per block.
+        enable_prefix_caching: Whether full blocks are found again by their hash.
+    """
+
+    def __init__(self, num_blocks: int, block_size: int, *, enable_prefix_caching: bool = True) -> None:
+        self.pool = BlockPool(num_blocks)
+        self.block_size = block_size
+        self.enable_prefix_caching = enable_prefix_caching
+        self.queried_tokens = 0
+        self.hit_tokens = 0
+
+    def blocks_for(self, num_tokens: int) -> int:
+        """Blocks that hold ``num_tokens`` tokens."""
+        return -(-num_tokens // self.block_size)
+
+    def can_ever_hold(self, num_tokens: int) -> bool:
+        """Whether a sequence of this length fits an empty cache."""
+        return self.blocks_for(num_tokens) <= self.pool.num_usable
+
+    def cached_prefix(self, request: Request) -> list[int]:
+        """Return the blocks that hold the longest cached prefix.
+
+        At least the last token is always computed, so a fully cached prompt recomputes its last block.
+        """
+        if not self.enable_prefix_caching:
+            return []
+        blocks = []
+        find = self.pool.find
+        for block_hash in request.block_hashes[: (request.num_tokens - 1) // self.block_size]:
+            block = find(block_hash)
+            if block is None:
+                break
+            blocks.append(block)
+        return blocks
+
+    def fits_whole(self, request: Request, prefix: list[int]) -> bool:
+        """Whether the blocks of the whole current sequence could be taken now.
+
+        Hits that lie on the free queue leave it and so count against what is free.
+        """
+        is_free = self.pool.is_free
+        needed = self.blocks_for(request.num_tokens) - len(prefix) + sum(map(is_free, prefix))
+        return needed <= self.pool.num_free
+
+    def can_admit(self, request: Request, prefix: list[int], num_new_tokens: int) -> bool:
+        """Whether the blocks for the first ``num_new_tokens`` after the prefix could be taken now."""
+        is_free = self.pool.is_free
+        total = self.blocks_for(len(prefix) * self.block_size + num_new_tokens)
+        return total - len(prefix) + sum(map(is_free, prefix)) <= self.pool.num_free
+
+    def admit(self, request: Request, prefix: list[int]) -> None:
+        """Give a waiting request its cached prefix."""
+        self.pool.hold(prefix)
+        request.block_ids = prefix
+        request.num_cached_blocks = len(prefix)
+        request.num_computed_tokens = len(prefix) * self.block_size
+        if self.enable_prefix_caching and request.num_preemptions == 0:
+            self.queried_tokens += request.num_tokens
+            self.hit_tokens += request.num_computed_tokens
+
+    def allocate(self, request: Request, num_new_tokens: int) -> bool:
+        """Take the blocks for ``num_new_tokens`` more tokens; return False, changing nothing, if they are not free."""
+        total = request.num_computed_tokens + num_new_tokens
+        missing = -(-total // self.block_size) - len(request.block_ids)
+        if missing > 0:
+            if missing > self.pool.num_free:
+                return False
+            request.block_ids += self.pool.take(missing)
+        self.cache_full_blocks(request, min(total, request.num_tokens))
+        return True
+
+    def cache_full_blocks(self, request: Request, num_tokens: int) -> None:
+        """Enter the blocks that the first ``num_tokens`` tokens fill into the prefix index."""
+        full = num_tokens // self.block_size
+        if full <= request.num_cached_blocks or not self.enable_prefix_caching:
+            return
+        hashes = request.block_hashes
+        for i in range(request.num_cached_blocks, min(full, len(hashes))):
+            self.pool.cache(request.block_ids[i], hashes[i])
+        request.num_cached_blocks = full
+
+    def free(self, request: Request) -> None:
+        """Release all blocks of a request, its tail first, so that the tail is reused first."""
+        self.pool.release(reversed(request.block_ids))
+        request.block_ids = []
+        request.num_cached_blocks = 0

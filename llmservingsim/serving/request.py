@@ -1,0 +1,93 @@
+"""A request inside the engine: what vLLM's scheduler knows of it, and nothing that it could not know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+
+
+
+class RequestStatus(Enum):
+    """Where a request is; names as in vLLM V1."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    PREEMPTED = "preempted"
+    FINISHED = "finished"
+
+
+class Request:
+    """A request that an engine holds.
+
+    The true output length is not here: only the engine, which plays the part of the model, knows it. As in vLLM,
+    ``num_computed_tokens`` counts tokens whose KV exists or is being produced by a batch in flight, and
+    ``num_output_placeholders`` counts tokens that such a batch will sample.
+
+    Attributes:
+        request_id: Identity, in file order.
+        arrival_ns: When the client sent it.
+        priority: Smaller is served earlier under the priority policy.
+        num_prompt_tokens: Length of the prompt.
+        num_tokens: Prompt and known output tokens.
+        num_computed_tokens: Tokens with KV, present or being computed.
+        num_output_placeholders: Tokens being sampled by batches in flight.
+        awaits_last_token: The batch in flight samples the last token, so scheduling it again would be in vain.
+        block_ids: KV blocks in order.
+        num_cached_blocks: How many of the first blocks stand in the prefix index.
+        block_hashes: Chained hashes of the full blocks of prompt and output.
+        num_preemptions: How often it lost its blocks; also tells batches in flight from before a preemption.
+        cached_tokens: Tokens found in the prefix cache at first admission.
+        scheduled_ns, first_token_ns, last_token_ns: First admission, first and latest token, -1 before.
+    """
+
+    __slots__ = (
+        "arrival_ns",
+        "awaits_last_token",
+        "block_hashes",
+        "block_ids",
+        "cached_tokens",
+        "first_token_ns",
+        "last_token_ns",
+        "num_cached_blocks",
+        "num_computed_tokens",
+        "num_output_placeholders",
+        "num_preemptions",
+        "num_prompt_tokens",
+        "num_tokens",
+        "priority",
+        "request_id",
+        "scheduled_ns",
+        "status",
+    )
+
+    def __init__(
+        self,
+        request_id: int,
+        arrival_ns: int,
+        num_prompt_tokens: int,
+        priority: int = 0,
+        block_hashes: Sequence[int] = (),
+    ) -> None:
+        self.request_id = request_id
+        self.arrival_ns = arrival_ns
+        self.priority = priority
+        self.num_prompt_tokens = num_prompt_tokens
+        self.num_tokens = num_prompt_tokens
+        self.num_computed_tokens = 0
+        self.num_output_placeholders = 0
+        self.awaits_last_token = False
+        self.block_ids: list[int] = []
+        self.num_cached_blocks = 0
+        self.block_hashes = block_hashes
+        self.num_preemptions = 0
+        self.cached_tokens = 0
+        self.scheduled_ns = -1
+        self.first_token_ns = -1
+        self.last_token_ns = -1
+        self.status = RequestStatus.WAITING
+
+    def __repr__(self) -> str:
+        return (
+            f"Request({self.request_id}, {self.status.value}, {self.num_computed_tokens} of {self.num_tokens}"
+            f"+{self.num_output_placeholders} tokens, {len(self.block_ids)} blocks)"
+        )

@@ -1,0 +1,205 @@
+"""Which requests the next iteration computes, decided as vLLM V1 does (vllm 0.19.0, v1/core/sched/scheduler.py).
+
+There is no prefill and no decode phase: an iteration raises every request's ``num_computed_tokens`` towards its
+number of tokens, running requests first, in list order, then waiting ones, until the token budget is spent.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from llmservingsim.serving.kv import KVCacheManager
+from llmservingsim.serving.queue import FcfsQueue, PriorityQueue, RequestQueue
+from llmservingsim.serving.request import Request, RequestStatus
+
+
+class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What a scheduler is told; names as in vLLM.
+
+    Attributes:
+        max_num_seqs: Most requests in the running list.
+        max_num_batched_tokens: Token budget of an iteration.
+        max_model_len: Longest sequence.
+        long_prefill_token_threshold: Longest prompt chunk, 0 for no limit.
+        enable_chunked_prefill: Whether a prompt may be split over iterations.
+        scheduler_reserve_full_isl: Admit only what fits with its whole current sequence.
+        policy: ``fcfs`` or ``priority``.
+    """
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    long_prefill_token_threshold: int = 0
+    enable_chunked_prefill: bool = True
+    scheduler_reserve_full_isl: bool = True
+    policy: str = "fcfs"
+
+
+class Scheduler(Protocol):
+    """Decides batches. Built from a `SchedulerConfig` and the instance's `KVCacheManager`."""
+
+    running: list[Request]
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for admission."""
+        ...
+
+    def add(self, request: Request) -> None:
+        """Take in a new request."""
+        ...
+
+    def schedule(self, now_ns: int) -> list[tuple[Request, int]]:
+        """Form a batch: (request, new tokens) in order, with the blocks for these tokens taken.
+
+        ``num_computed_tokens`` is raised by the engine, which calls this at every iteration boundary.
+        """
+        ...
+
+    def finish(self, request: Request) -> None:
+        """Release a request that produced its last token; it may be running or preempted."""
+        ...
+
+    def waiting(self) -> list[Request]:
+        """Return the waiting requests in order, for messages."""
+        ...
+
+
+class VllmScheduler:
+    """vLLM V1's scheduler.
+
+    Args:
+        config: Limits and policy.
+        kv: Blocks of the instance.
+    """
+
+    def __init__(self, config: SchedulerConfig, kv: KVCacheManager) -> None:
+        self.config = config
+        self.kv = kv
+        self.running: list[Request] = []
+        self._waiting: RequestQueue = PriorityQueue() if config.policy == "priority" else FcfsQueue()
+        self._longest_chunk = config.long_prefill_token_threshold or config.max_num_batched_tokens
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for admission."""
+        return len(self._waiting)
+
+    def waiting(self) -> list[Request]:
+        """Return the waiting requests in order."""
+        return list(self._waiting)
+
+    def add(self, request: Request) -> None:
+        """Take in a new request."""
+        self._waiting.add(request)
+
+    def schedule(self, now_ns: int) -> list[tuple[Request, int]]:
+        """Form a batch: running requests first, then, if nobody was preempted, waiting ones."""
+        batch, budget, preempted = self._schedule_running()
+        if not preempted and self._waiting:
+            self._schedule_waiting(batch, budget, now_ns)
+        return batch
+
+    def finish(self, request: Request) -> None:
+        """Release a request that produced its last token."""
+        if request.status is RequestStatus.RUNNING:
+            self.running.remove(request)
+        else:  # it was preempted while its last token was in flight
+            self._waiting.remove(request)
+        self.kv.free(request)
+        request.status = RequestStatus.FINISHED
+
+    def _schedule_running(self) -> tuple[list[tuple[Request, int]], int, bool]:
+        """Place running requests in list order; preempt from the tail when blocks run out."""
+        batch: list[tuple[Request, int]] = []
+        budget = self.config.max_num_batched_tokens
+        limit = self.config.max_model_len - 1
+        allocate = self.kv.allocate
+        preempted = False
+        index = 0
+        while index < len(self.running) and budget > 0:
+            request = self.running[index]
+            index += 1
+            if request.awaits_last_token:
+                continue
+            computed = request.num_computed_tokens
+            tokens = request.num_tokens + request.num_output_placeholders - computed
+            if tokens != 1:
+                tokens = min(tokens, self._longest_chunk, budget)
+            if computed + tokens > limit:
+                tokens = limit - computed
+            if tokens <= 0:
+                continue
+            if not allocate(request, tokens):
+                preempted = True
+                index, budget = self._make_room(request, tokens, batch, budget, index)
+                if request.status is RequestStatus.PREEMPTED:
+                    break
+            batch.append((request, tokens))
+            budget -= tokens
+        return batch, budget, preempted
+
+    def _make_room(
+        self, request: Request, tokens: int, batch: list[tuple[Request, int]], budget: int, index: int
+    ) -> tuple[int, int]:
+        """Preempt until ``request`` has its blocks or is itself the victim; return the new index and budget."""
+        while True:
+            victim = self._victim()
+            for place, (placed, its_tokens) in enumerate(batch):
+                if placed is victim:  # only under the priority policy
+                    del batch[place]
+                    budget += its_tokens
+                    index -= 1
+                    break
+            self._preempt(victim)
+            if victim is request or self.kv.allocate(request, tokens):
+                return index, budget
+
+    def _victim(self) -> Request:
+        """Return the tail of the running list, or under the priority policy the least important request."""
+        if self.config.policy == "priority":
+            return max(self.running, key=lambda r: (r.priority, r.arrival_ns, r.request_id))
+        return self.running[-1]
+
+    def _preempt(self, request: Request) -> None:
+        """Take a running request's blocks; it keeps its tokens and waits for readmission."""
+        self.running.remove(request)
+        self.kv.free(request)
+        request.status = RequestStatus.PREEMPTED
+        request.num_computed_tokens = 0
+        request.num_output_placeholders = 0
+        request.awaits_last_token = False
+        request.num_preemptions += 1
+        self._waiting.put_back(request)
+
+    def _schedule_waiting(self, batch: list[tuple[Request, int]], budget: int, now_ns: int) -> None:
+        """Admit waiting requests in order until one does not fit."""
+        while self._waiting and budget > 0 and len(self.running) < self.config.max_num_seqs:
+            request = self._waiting.peek()
+            prefix = self.kv.cached_prefix(request)
+            tokens = request.num_tokens - len(prefix) * self.kv.block_size
+            tokens = min(tokens, self._longest_chunk) if self.config.long_prefill_token_threshold else tokens
+            if tokens > budget and not self.config.enable_chunked_prefill:
+                break
+            tokens = min(tokens, budget)
+            if self.config.scheduler_reserve_full_isl and not self.kv.fits_whole(request, prefix):
+                break
+            if not self.kv.can_admit(request, prefix, tokens):
+                break
+            self._admit(self._waiting.pop(), prefix, tokens, now_ns)
+            batch.append((request, tokens))
+            budget -= tokens
+
+    def _admit(self, request: Request, prefix: list[int], tokens: int, now_ns: int) -> None:
+        self.kv.admit(request, prefix)
+        self.kv.allocate(request, tokens)
+        if request.scheduled_ns < 0:
+            request.scheduled_ns = now_ns
+            request.cached_tokens = request.num_computed_tokens
+        request.status = RequestStatus.RUNNING
+        self.running.append(request)
+
+
+SCHEDULERS = {"vllm": VllmScheduler}

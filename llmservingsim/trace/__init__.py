@@ -1,0 +1,6 @@
+"""A batch becomes an execution graph; Chakra traces are written and read."""
+
+from llmservingsim.trace.builder import IterationBuilder
+from llmservingsim.trace.cuda_graphs import capture_sizes, padded_tokens
+
+__all__ = ["IterationBuilder", "capture_sizes", "padded_tokens"]

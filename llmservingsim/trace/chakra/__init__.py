@@ -1,0 +1,7 @@
+"""Chakra execution traces on disk: graphs written for ASTRA-sim, and foreign traces read as graphs."""
+
+from llmservingsim.trace.chakra.expand import expand
+from llmservingsim.trace.chakra.reader import read_traces
+from llmservingsim.trace.chakra.writer import write_comm_groups, write_traces
+
+__all__ = ["expand", "read_traces", "write_comm_groups", "write_traces"]

@@ -1,0 +1,108 @@
+"""The catalogue of accelerators: every number has a source, names are forgiving, user files are checked."""
+
+from pathlib import Path
+
+import pytest
+
+from llmservingsim.config.catalog import AcceleratorSpec, find_accelerator, load_accelerators
+from llmservingsim.config.catalog.accelerator import _catalogue
+from llmservingsim.errors import ConfigError
+
+OWN = """
+[MyChip]
+vendor = "Me"
+memory_bytes = 1_000_000_000
+memory_bandwidth = 1e12
+bf16_flops = 1e14
+fp16_flops = 1e14
+link_kind = "wire"
+link_bandwidth = 1e11
+link_latency_ns = 10
+host_bandwidth = 1e10
+num_compute_units = 4
+kernel_launch_ns = 100
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("rtx 4090", "RTX4090"), ("RTX PRO 6000", "RTXPRO6000"), ("TPU-v6e", "TPU-v6e-1"), ("A100-80GB", "A100")],
+)
+def test_aliases_spaces_and_case_lead_to_the_same_entry(name: str, expected: str) -> None:
+    assert find_accelerator(name).name == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("RTX4090", "memory_bytes", 25_250_627_584),  # measured by torch
+        ("RTX4090", "memory_bandwidth", 1008e9),
+        ("RTXPRO6000", "memory_bandwidth", 1597e9),
+        ("H100", "memory_bandwidth", 3350e9),
+        ("H100", "link_bandwidth", 450e9),
+        ("H200", "memory_bandwidth", 4800e9),
+        ("A100-40GB", "bf16_flops", 312e12),
+        ("A6000", "memory_bandwidth", 768e9),
+        ("TPU-v5e-1", "bf16_flops", 197e12),
+    ],
+)
+def test_data_sheet_numbers_stand_in_the_catalogue(name: str, field: str, value: float) -> None:
+    assert getattr(find_accelerator(name), field) == value
+
+
+@pytest.mark.parametrize("spec", _catalogue().values(), ids=lambda spec: spec.name)
+def test_every_number_of_an_entry_has_a_source(spec: AcceleratorSpec) -> None:
+    numbers = {f for f in spec.__struct_fields__ if isinstance(getattr(spec, f), int | float) and getattr(spec, f)}
+    assert numbers == set(spec.source)
+    assert spec.efficiency.reason
+
+
+@pytest.mark.parametrize("spec", _catalogue().values(), ids=lambda spec: spec.name)
+def test_narrower_types_are_never_slower(spec: AcceleratorSpec) -> None:
+    rates = [rate for rate in (spec.bf16_flops, spec.fp8_flops, spec.fp4_flops) if rate]
+    assert rates == sorted(rates)
+    assert spec.flops("fp4") >= spec.bf16_flops
+
+
+def test_an_unknown_name_is_answered_with_the_nearest_one() -> None:
+    with pytest.raises(ConfigError, match=r"did you mean 'H100'\?.*expected one of A100"):
+        find_accelerator("H10O")
+
+
+def test_a_user_file_adds_an_entry_that_lookup_finds(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text(OWN)
+    extra = load_accelerators([path])
+    assert find_accelerator("mychip", extra).memory_bandwidth == 1e12
+    assert find_accelerator("H100", extra).name == "H100"
+
+
+def test_a_yaml_file_says_the_same_as_a_toml_file(tmp_path: Path) -> None:
+    toml, yaml = tmp_path / "own.toml", tmp_path / "own.yaml"
+    toml.write_text(OWN)
+    lines = [line.replace("1_000_000_000", "1000000000") for line in OWN.strip().splitlines()[1:]]
+    body = "\n".join("  " + line.replace(" =", ":").replace("1e", "1.0e+") for line in lines)
+    yaml.write_text(f"MyChip:\n{body}\n")
+    assert load_accelerators([yaml]) == load_accelerators([toml])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("memory_bandwidth", "memory_bandwith"), r"own.toml: MyChip.memory_bandwith: unknown key.*'memory_bandwidth'"),
+        (("vendor", "#"), r"own.toml: MyChip: .*missing required field `vendor`"),
+        (("1_000_000_000", "0"), r"own.toml: MyChip: memory_bytes: expected more than 0"),
+        (('"wire"', "7"), r"own.toml: MyChip: Expected `str`, got `int` - at `\$.link_kind`"),
+        (("[MyChip]", "[MyChip"), r"own.toml: not valid TOML"),
+    ],
+)
+def test_a_broken_user_file_is_named_with_its_fault(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text(OWN.replace(*change))
+    with pytest.raises(ConfigError, match=message):
+        load_accelerators([path])
+
+
+def test_a_file_that_is_not_there_is_an_error_with_its_path(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere.toml: cannot read"):
+        load_accelerators([tmp_path / "nowhere.toml"])

@@ -25,7 +25,6 @@ help: ## List the targets
 
 run: $(VENV)/.package $(RUN_WORKLOAD) ## Simulate 300 requests on one H100 and say where the results lie
 	$(BIN)/llmservingsim run $(RUN_CONFIG) --workload $(RUN_WORKLOAD) --output $(RUN_OUTPUT)
-	@echo "Results: $(RUN_OUTPUT)/summary.json, $(RUN_OUTPUT)/requests.csv, $(RUN_OUTPUT)/timeseries.csv"
 
 test: $(VENV)/.dev ## Run every test
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) $(TEST_ARGS)

@@ -1,0 +1,1 @@
+"""Energy from what ran: accelerators, CPU, memory, links, NIC, storage."""

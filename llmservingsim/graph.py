@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+_Element = TypeVar("_Element", bound=np.generic)
 
 
 class NodeType(IntEnum):
@@ -123,7 +126,7 @@ class Graph:
     ) -> Graph:
         """Turn a list of nodes into arrays."""
 
-        def column(attribute: str, dtype: type) -> NDArray[np.generic]:
+        def column(attribute: str, dtype: type[_Element]) -> NDArray[_Element]:
             return np.array([getattr(n, attribute) for n in nodes], dtype=dtype)
 
         data_offsets, data_deps = _rows([n.data_deps for n in nodes])

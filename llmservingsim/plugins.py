@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import Any
 
 from llmservingsim.errors import PluginError, nearest, one_of
@@ -25,22 +26,28 @@ def find_plugin(kind: str, name: str, builtins: Mapping[str, Any]) -> Any:
         return builtins[name]
     if ":" in name:
         return _load_dotted(kind, name)
-    from importlib.metadata import entry_points
-
-    for entry in entry_points(group=f"llmservingsim.{kind}"):
-        if entry.name == name:
-            return entry.load()
+    installed = {entry.name: entry for entry in entry_points(group=f"llmservingsim.{kind}")}
+    if name in installed:
+        try:
+            return installed[name].load()
+        except (ImportError, AttributeError) as error:
+            value = installed[name].value
+            raise PluginError(f"{kind}: cannot load the entry point {name!r}, {value!r}: {error}") from error
+    known = {*builtins, *installed}
     raise PluginError(
-        f"{kind}: {name!r} is unknown{nearest(name, builtins)}; "
-        f"expected one of {one_of(builtins)}, or your own class as 'package.module:Class'"
+        f"{kind}: {name!r} is unknown{nearest(name, known)}; "
+        f"expected one of {one_of(known)}, or your own class as 'package.module:Class'"
     )
 
 
 def _load_dotted(kind: str, name: str) -> Any:
     module_name, _, attribute = name.partition(":")
+    if not module_name or module_name.startswith(".") or not attribute:
+        raise PluginError(f"{kind}: expected 'package.module:Class', got {name!r}")
     try:
-        return getattr(import_module(module_name), attribute)
+        module = import_module(module_name)
     except ImportError as error:
         raise PluginError(f"{kind}: cannot import {module_name!r} of {name!r}: {error}") from error
-    except AttributeError as error:
-        raise PluginError(f"{kind}: module {module_name!r} has no {attribute!r}") from error
+    if not hasattr(module, attribute):
+        raise PluginError(f"{kind}: module {module_name!r} has no {attribute!r}{nearest(attribute, vars(module))}")
+    return getattr(module, attribute)

@@ -65,7 +65,11 @@ def explain(line: bytes, error: Exception, kind: str, keys: Sequence[str]) -> st
     """
     if not isinstance(error, msgspec.ValidationError):
         return f"broken JSON: {error}"
-    return explain_value(msgspec.json.decode(line), error, kind, keys)
+    try:
+        value = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError) as problem:  # behind the key that does not fit
+        return f"broken JSON: {problem}"
+    return explain_value(value, error, kind, keys)
 
 
 def explain_value(value: object, error: msgspec.ValidationError, kind: str, keys: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ bytes per second. What a user writes carries its unit: ``"900GB/s"``, ``"2us"``,
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -37,7 +38,10 @@ def _parse(text: object, units: Mapping[str, float], kind: str, example: str) ->
     number, unit = match.groups()
     if unit not in units:
         raise ConfigError(f"{unit!r} is no unit of {kind}{nearest(unit, units)}; expected one of {one_of(units, 24)}")
-    return float(number.replace("_", "")) * units[unit]
+    value = float(number.replace("_", "")) * units[unit]
+    if not math.isfinite(value):
+        raise ConfigError(f"{text!r} is too large for a {kind}")
+    return value
 
 
 def parse_time_ns(text: object) -> int:

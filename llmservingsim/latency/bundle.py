@@ -7,8 +7,9 @@ with times in microseconds.
 from __future__ import annotations
 
 import csv
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -114,57 +115,71 @@ def find_bundle(profiles: Sequence[Path], hardware: str, model: str, variant: st
 
 def _decode_table(rows: NDArray[np.float64], path: Path) -> DecodeTable:
     by_count: dict[int, list[tuple[float, float]]] = {}
-    for _, _, count, kv, time_us in rows.tolist():
+    for _, _, count, kv, time_us in rows[rows[:, 2] > 0].tolist():
         by_count.setdefault(int(count), []).append((kv, time_us))
     if not by_count:
         raise ProfileError(f"{path}: holds no decode batch (a row with prefill_chunk 0 and n_decode > 0)")
-    columns = {}
-    for count, points in by_count.items():
-        kvs, times = zip(*sorted(points), strict=True)
-        columns[count] = (kvs, times)
-    return DecodeTable(columns)
+    return DecodeTable({count: _columns(points) for count, points in by_count.items()})
+
+
+def _columns(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """Turn (size, time) pairs into rising sizes and their times."""
+    points.sort()
+    return [size for size, _ in points], [time for _, time in points]
 
 
 def _read_attention(path: Path) -> NDArray[np.float64]:
-    _check_header(path, _ATTENTION_COLUMNS)
-    try:
-        rows = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
-    except ValueError as error:
-        raise ProfileError(f"{path}: {error}") from error
-    if not len(rows) or not (rows[:, 0] > 0).any():
+    rows = np.empty((0, len(_ATTENTION_COLUMNS)))
+    if next(_read(path, _ATTENTION_COLUMNS), None):
+        rows = _load(path, _ATTENTION_COLUMNS)
+    if not (rows[:, 0] > 0).any():
         raise ProfileError(f"{path}: holds no prefill batch (a row with prefill_chunk > 0)")
-    if (rows[:, 4] <= 0).any():
-        line = int(np.argmax(rows[:, 4] <= 0)) + 2
-        raise ProfileError(f"{path}:{line}: time_us must be greater than 0")
     return rows
+
+
+def _load(path: Path, columns: Sequence[str]) -> NDArray[np.float64]:
+    """Read rows of numbers: all at once, which is quick, and again one by one if any of them is wrong."""
+    try:
+        rows = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2, comments=None)
+        if rows.shape[1] == len(columns) and np.isfinite(rows).all() and rows.min() >= 0 and rows[:, -1].min() > 0:
+            return rows
+    except ValueError:
+        pass
+    return np.array([_numbers(path, line, cells, columns) for line, cells in _read(path, columns)])
 
 
 def _read_layers(path: Path, size_column: str) -> dict[str, LinearTable]:
     """Read layer,<size>,time_us into a table per layer."""
     columns = ("layer", size_column, "time_us")
-    _check_header(path, columns)
     points: dict[str, list[tuple[float, float]]] = {}
-    with path.open(newline="") as file:
-        reader = csv.reader(file)
-        next(reader)
-        for row in reader:
-            try:
-                layer, size, time_us = row
-                points.setdefault(layer, []).append((float(size), float(time_us)))
-            except ValueError:
-                expected = ",".join(columns)
-                raise ProfileError(f"{path}:{reader.line_num}: expected {expected}, got {','.join(row)!r}") from None
-    tables = {}
-    for layer, measured in points.items():
-        sizes, times = zip(*sorted(measured), strict=True)
-        tables[layer] = LinearTable(sizes, times)
-    return tables
+    for line, cells in _read(path, columns):
+        size, time_us = _numbers(path, line, cells, columns)
+        points.setdefault(cells[0], []).append((size, time_us))
+    return {layer: LinearTable(*_columns(measured)) for layer, measured in points.items()}
 
 
-def _check_header(path: Path, columns: Sequence[str]) -> None:
+def _read(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """Yield line number and cells of every row below the header."""
     if not path.is_file():
         raise ProfileError(f"{path}: file is missing; a bundle's tp folder holds dense, per_sequence, attention .csv")
-    with path.open() as file:
-        header = file.readline().strip().split(",")
-    if header != list(columns):
-        raise ProfileError(f"{path}:1: expected the columns {','.join(columns)}, got {','.join(header)}")
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.reader(file)
+        header = next(reader, [])
+        if header != list(columns):
+            raise ProfileError(f"{path}:1: expected the columns {','.join(columns)}, got {','.join(header)!r}")
+        for cells in reader:
+            if cells:
+                yield reader.line_num, cells
+
+
+def _numbers(path: Path, line: int, cells: list[str], columns: Sequence[str]) -> list[float]:
+    """Return the numbers of a row, behind its layer if it has one; the last is a time."""
+    try:
+        numbers = [float(cell) for cell in cells[columns[0] == "layer" :]]
+    except ValueError:
+        numbers = []
+    sound = len(cells) == len(columns) and len(numbers) > 1 and min(numbers) >= 0
+    if not (sound and numbers[-1] > 0 and math.isfinite(sum(numbers))):
+        expected = ",".join(columns)
+        raise ProfileError(f"{path}:{line}: expected {expected} with a time greater than 0, got {','.join(cells)!r}")
+    return numbers

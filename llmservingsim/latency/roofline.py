@@ -1,4 +1,4 @@
-"""Roofline: an operator takes as long as its arithmetic or its traffic, whichever is longer, and never less than a launch.
+"""Roofline: an operator takes as long as its arithmetic or its traffic, the longer of both, and at least a launch.
 
     t = max(FLOPs / (peak * efficiency), bytes / (bandwidth * efficiency), launch floor)
 
@@ -78,4 +78,3 @@ def _work(shape: BatchShape, window: int | None) -> Work:
         attended_pairs=chunks.attended_pairs + kv,
         context_tokens=chunks.context_tokens + kv,
     )
-

@@ -7,9 +7,10 @@ alone reaches only its own pace, so a batch takes at least as long as its longes
     t = max(t_mean, a + tau * longest)
 
 with ``a`` and ``tau`` fitted by least squares to the measured batches in which one context is long. Below a number of
-sequences the kernel splits contexts over several tiles and the bound vanishes; with many more the shared bandwidth
-always takes longer. Between lies the count at which the measured penalty is largest: it is fitted there and applied
-from there on. Running requests stand in the batch oldest first, so the long contexts start first and the bound is
+sequences the kernel splits contexts over several tiles, so that the longest one goes at several times that pace and
+the bound vanishes. It is therefore fitted at, and applied from, the smallest measured count at which the pace is that
+of one tile: at least half of the slowest pace measured at any count.
+Running requests stand in the batch oldest first, so the long contexts start first and the bound is
 not added to a wait (in ``skew.csv`` the long ones stand last, which costs more from the second wave of tiles on; a
 table learned from those rows makes predictions of real runs worse).
 
@@ -19,6 +20,7 @@ with ``attention.csv`` on even batches.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -73,19 +75,12 @@ class SkewModel:
         if not rows:
             return cls("off: not measured")
         scale = float(np.median([decode.at(r.n, r.kv_mean) / r.t_mean for r in rows]))
-        penalties = {n: _penalty(rows, n) for n in sorted({r.n for r in rows})}
-        count = max(penalties, key=lambda n: penalties[n])
-        if penalties[count] < _VISIBLE:
+        fits = {n: _fit_pace([r for r in rows if r.n == n and r.nb == 1], scale) for n in sorted({r.n for r in rows})}
+        paces = {n: per_token for n, (_, per_token) in fits.items() if _penalty(rows, n) > _VISIBLE}
+        if not paces:
             return cls("off: no measured batch is slowed by its longest context")
-        return cls._fit([r for r in rows if r.n == count and r.nb == 1], scale)
-
-    @classmethod
-    def _fit(cls, rows: list[_Row], scale: float) -> SkewModel:
-        longest = np.array([r.kv_big for r in rows])
-        times = scale * np.array([r.t_skew for r in rows])
-        design = np.stack([1.0 / times, longest / times], axis=1)  # relative errors count alike
-        base, per_token = np.linalg.lstsq(design, np.ones(len(rows)), rcond=None)[0].tolist()
-        count = rows[0].n
+        count = next(n for n, pace in paces.items() if pace >= max(paces.values()) / 2)
+        base, per_token = fits[count]
         text = f"at least {base:.1f} us + {1e3 * per_token:.1f} ns * longest context, from {count} sequences on"
         return cls(text, count, base, per_token)
 
@@ -94,6 +89,17 @@ class SkewModel:
         if not self.from_count or shape.num_decodes < self.from_count:
             return 0.0
         return self.base_us + self.per_token_us * shape.max_decode_kv_tokens
+
+
+def _fit_pace(rows: list[_Row], scale: float) -> tuple[float, float]:
+    """Fit ``a`` and ``tau`` to batches of equal size with one long context; relative errors count alike."""
+    if len(rows) < 2:
+        return 0.0, 0.0
+    longest = np.array([r.kv_big for r in rows])
+    times = scale * np.array([r.t_skew for r in rows])
+    design = np.stack([1.0 / times, longest / times], axis=1)
+    base, per_token = np.linalg.lstsq(design, np.ones(len(rows)), rcond=None)[0].tolist()
+    return base, per_token
 
 
 def _penalty(rows: list[_Row], count: int) -> float:
@@ -110,10 +116,26 @@ def _pure_rows(path: Path) -> list[_Row]:
         header = file.readline().strip().split(",")
         missing = [c for c in _COLUMNS if c not in header]
         if missing:
-            raise ProfileError(f"{path}:1: column {missing[0]!r} is missing; expected {','.join(_COLUMNS)} among others")
-        n, nb, *times = (header.index(c) for c in _COLUMNS[1:])
-        pure = (line.split(",") for line in file if line.startswith("pure"))
-        try:
-            return [_Row(int(r[n]), int(r[nb]), *(float(r[i]) for i in times)) for r in pure]
-        except (ValueError, IndexError) as error:
-            raise ProfileError(f"{path}: a row of regime 'pure' is malformed: {error}") from error
+            known = ",".join(_COLUMNS)
+            raise ProfileError(f"{path}:1: column {missing[0]!r} is missing; expected {known} among others")
+        regime, *columns = (header.index(c) for c in _COLUMNS)
+        rows = []
+        for line_num, line in enumerate(file, start=2):
+            cells = line.strip().split(",")
+            if not any(cells) or (len(cells) == len(header) and cells[regime] != "pure"):
+                continue
+            try:
+                rows.append(_row([float(cells[i]) for i in columns]))
+            except (ValueError, IndexError):
+                raise ProfileError(
+                    f"{path}:{line_num}: expected {len(header)} columns with numbers greater than 0 in "
+                    f"{', '.join(_COLUMNS[1:])}, got {line.strip()!r}"
+                ) from None
+        return rows
+
+
+def _row(numbers: list[float]) -> _Row:
+    if not all(0 < number < math.inf for number in numbers):
+        raise ValueError
+    n, nb, *times = numbers
+    return _Row(int(n), int(nb), *times)

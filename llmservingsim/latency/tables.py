@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
 
 
 class LinearTable:
     """Time over one size, linear between measured points and beyond them.
 
     Below the first point the first time holds (a kernel has a floor); above the last the line through the first
-    and the last point of the upper half goes on, which averages out the steps of tile sizes.
+    and the last point of the upper half goes on, which averages out the steps of tile sizes, and never falls.
 
     Args:
         sizes: Rising sizes, at least one.
@@ -20,9 +20,10 @@ class LinearTable:
     def __init__(self, sizes: Sequence[float], times: Sequence[float]) -> None:
         self._sizes = list(sizes)
         self._times = list(times)
-        half = len(self._sizes) // 2
+        half = max(0, min(len(self._sizes) // 2, len(self._sizes) - 2))
         span = self._sizes[-1] - self._sizes[half]
-        self._slope = (self._times[-1] - self._times[half]) / span if span else self._times[-1] / self._sizes[-1]
+        slope = (self._times[-1] - self._times[half]) / span if span else self._times[-1] / max(1.0, self._sizes[-1])
+        self._slope = max(0.0, slope)
 
     def covers(self, size: float) -> bool:
         """Whether ``size`` lies within the measured range."""
@@ -48,13 +49,16 @@ class DecodeTable:
         rows: For each measured number of sequences, (KV lengths, times).
     """
 
-    def __init__(self, rows: dict[int, tuple[Sequence[float], Sequence[float]]]) -> None:
+    def __init__(self, rows: Mapping[int, tuple[Sequence[float], Sequence[float]]]) -> None:
         self._counts = sorted(rows)
         self._tables = [LinearTable(*rows[count]) for count in self._counts]
 
     def covers(self, count: int, kv: float) -> bool:
         """Whether the point lies within the measured grid."""
-        return self._counts[0] <= count <= self._counts[-1] and self._tables[0].covers(kv)
+        if not self._counts[0] <= count <= self._counts[-1]:
+            return False
+        low, high = bisect_right(self._counts, count) - 1, bisect_left(self._counts, count)
+        return self._tables[low].covers(kv) and self._tables[high].covers(kv)
 
     def at(self, count: int, kv: float) -> float:
         """Return the time of ``count`` sequences of mean KV length ``kv``."""
@@ -65,4 +69,7 @@ class DecodeTable:
         low = high - 1
         below = tables[low].at(kv)
         share = (count - counts[low]) / (counts[high] - counts[low])
-        return below + share * (tables[high].at(kv) - below) if share else below
+        rise = tables[high].at(kv) - below
+        if rise < 0:
+            share = min(share, 1.0)  # noise between the last two counts must not go on below the last
+        return below + share * rise if share else below

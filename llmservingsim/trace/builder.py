@@ -74,7 +74,7 @@ class IterationBuilder:
         self.ranks = tuple(ranks)
         self.source = source
         self._bytes_per_token = model.hidden_size * model.dtype_bytes
-        self._capture_sizes = tuple(capture_sizes)
+        self._capture_sizes = tuple(sorted(capture_sizes))
         self._segments = _segments(model, layout)
         self._by_tokens: dict[int, Values] = {}
         self._by_sequences: dict[int, Values] = {}
@@ -108,7 +108,8 @@ class IterationBuilder:
     def export(self, shape: BatchShape) -> Graph:
         """Return the iteration with one COMP node per operator that takes time, for writing to disk.
 
-        The instance is a system of its own there: its ranks count from 0.
+        The instance is a system of its own there: its ranks count from 0. Where nothing between two collectives takes
+        time, the last operator stands for all, as in `template`.
         """
         padded = self._padded(shape)
         latency = {op: self.source.latency_ns(op, padded) for op in (*self._token_operators, *self._sequence_operators)}
@@ -116,12 +117,11 @@ class IterationBuilder:
         steps: list[tuple[str, bool]] = []
         durations: list[int] = []
         for segment in self._segments:
-            for place, operator in segment.operators:
-                if latency[operator.name]:
-                    steps.append((f"{place}.{operator.name}", False))
-                    durations.append(latency[operator.name])
-            if segment.all_reduce:
-                steps[-1] = (steps[-1][0], True)
+            timed = [step for step in segment.operators if latency[step[1].name]] or [segment.operators[-1]]
+            for place, operator in timed:
+                steps.append((f"{place}.{operator.name}", False))
+                durations.append(latency[operator.name])
+            steps[-1] = (steps[-1][0], segment.all_reduce)
         graph = self._graph(steps, range(len(self.ranks)))
         graph.duration_ns[graph.type == NodeType.COMP] = durations
         graph.size_bytes[graph.type == NodeType.COMM_COLL] = padded.num_tokens * self._bytes_per_token

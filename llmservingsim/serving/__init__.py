@@ -1,9 +1,9 @@
 """What a serving engine decides: which requests run in which iteration, and where their KV cache lives."""
 
 from llmservingsim.serving.batch import Batch, Scheduled
-from llmservingsim.serving.engine import Engine, EngineConfig, Outcome
+from llmservingsim.serving.engine import Engine, EngineConfig, Outcome, RejectReason
 from llmservingsim.serving.request import Request, RequestStatus
-from llmservingsim.serving.router import ROUTERS, InstanceLoad, Router
+from llmservingsim.serving.router import ROUTERS, InstanceLoad, RoutedRequest, Router
 from llmservingsim.serving.scheduler import SCHEDULERS, Scheduler, SchedulerConfig
 
 __all__ = [
@@ -14,8 +14,10 @@ __all__ = [
     "EngineConfig",
     "InstanceLoad",
     "Outcome",
+    "RejectReason",
     "Request",
     "RequestStatus",
+    "RoutedRequest",
     "Router",
     "Scheduled",
     "Scheduler",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from typing import NamedTuple
 
 from llmservingsim.serving.request import Request
@@ -24,15 +25,29 @@ class Scheduled(NamedTuple):
     samples: bool
 
 
-class Batch(NamedTuple):
+class Batch:
     """One iteration of an engine.
 
-    Attributes:
+    Args:
         index: Counts the iterations of the engine from 0.
-        scheduled: The requests, in the scheduler's order.
-        shape: What they amount to for a kernel.
+        scheduled: The requests listed by name, in the scheduler's order.
+        num_in_step: Members of the decode cohort, one token each, that the batch computes beside them.
+        shape: What all of them amount to for a kernel.
     """
 
-    index: int
-    scheduled: tuple[Scheduled, ...]
-    shape: BatchShape
+    __slots__ = ("index", "num_in_step", "scheduled", "shape")
+
+    def __init__(self, index: int, scheduled: list[Scheduled], num_in_step: int, shape: BatchShape) -> None:
+        self.index = index
+        self.scheduled = scheduled
+        self.num_in_step = num_in_step
+        self.shape = shape
+
+    def release(self, member: Scheduled) -> None:
+        """List a member of the cohort by name, at its place in the running list's order, which is that of admission."""
+        self.num_in_step -= 1
+        insort(self.scheduled, member, key=_admission)
+
+
+def _admission(scheduled: Scheduled) -> int:
+    return scheduled.request.admission

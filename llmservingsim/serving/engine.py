@@ -16,9 +16,10 @@ from typing import NamedTuple
 import msgspec
 
 from llmservingsim.serving.batch import Batch, Scheduled
+from llmservingsim.serving.cohort import DecodeCohort
 from llmservingsim.serving.kv import BlockHash, KVCacheManager, hash_blocks
 from llmservingsim.serving.request import Request
-from llmservingsim.serving.scheduler import Scheduler, SchedulerConfig
+from llmservingsim.serving.scheduler import CohortScheduler, Scheduler, SchedulerConfig
 from llmservingsim.shapes import BatchShape, Chunk
 from llmservingsim.workload.request import RequestSpec
 
@@ -32,6 +33,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         block_size: Tokens per block.
         enable_prefix_caching: Whether full blocks are found again by their hash.
         async_scheduling: Whether the next batch is formed while one runs.
+        decode_cohort: Whether requests that decode in step are moved together. Changes no result; off, every request
+            is scheduled by name in every iteration, which is the plain rule that tests compare with.
     """
 
     scheduler: SchedulerConfig
@@ -39,12 +42,14 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     block_size: int = 16
     enable_prefix_caching: bool = True
     async_scheduling: bool = True
+    decode_cohort: bool = True
 
 
 class RejectReason(Enum):
     """Why an engine refuses a request for good."""
 
     PROMPT_TOO_LONG = "the prompt leaves no room for output within max_model_len"
+    PROMPT_NOT_SPLIT = "the prompt exceeds max_num_batched_tokens and chunked prefill is off"
     NEVER_FITS = "its KV needs more blocks than the instance has"
 
 
@@ -81,11 +86,14 @@ class Engine:
         self.kv = KVCacheManager(
             config.num_gpu_blocks, config.block_size, enable_prefix_caching=config.enable_prefix_caching
         )
-        self.scheduler = make_scheduler(config.scheduler, self.kv)
-        self.iterations = 0
-        self._incoming: list[Request] = []
         self._final_tokens: dict[int, int] = {}
         self._in_flight: deque[Batch] = deque()
+        self.cohort = DecodeCohort(self.kv, self._final_tokens, self._in_flight)
+        self.scheduler = make_scheduler(config.scheduler, self.kv)
+        if config.decode_cohort and isinstance(self.scheduler, CohortScheduler):
+            self.scheduler.adopt(self.cohort)
+        self.iterations = 0
+        self._incoming: list[Request] = []
         self._depth = 2 if config.async_scheduling else 1
         self._blocked = False
 
@@ -108,6 +116,8 @@ class Engine:
         """Tell why a request can never be served here, or None."""
         if spec.prompt_tokens >= self.config.scheduler.max_model_len:
             return RejectReason.PROMPT_TOO_LONG
+        if not self._fits_one_batch(spec.prompt_tokens):
+            return RejectReason.PROMPT_NOT_SPLIT
         if not self.kv.can_ever_hold(self._length(spec) - 1):  # the last token needs no KV
             return RejectReason.NEVER_FITS
         return None
@@ -130,12 +140,13 @@ class Engine:
         for request in self._incoming:
             self.scheduler.add(request)
         self._incoming.clear()
-        scheduled = self.scheduler.schedule(now_ns)
-        if not scheduled:
+        scheduled = self._schedule(now_ns)
+        if not scheduled and not self.cohort:
             self._blocked = bool(self._in_flight)
             return None
         batch = self._launch(scheduled)
         self._in_flight.append(batch)
+        self.cohort.leave_after(batch)
         self.iterations += 1
         return batch
 
@@ -144,8 +155,9 @@ class Engine:
         batch = self._in_flight.popleft()
         self._blocked = False
         finished = []
-        gaps: dict[int, int] = {}
-        num_sampled = 0
+        num_sampled = batch.num_in_step
+        gaps = {now_ns - self.cohort.completed_ns: num_sampled} if num_sampled else {}
+        self.cohort.batch_ended(batch, now_ns)
         final_tokens = self._final_tokens
         for request, _, generation, samples in batch.scheduled:
             if not samples or request.request_id not in final_tokens:
@@ -172,9 +184,32 @@ class Engine:
         free = self.kv.pool.num_free
         lines = [f"{request!r} runs" for request in self.scheduler.running]
         for request in [*self.scheduler.waiting(), *self._incoming]:
+            if not self._fits_one_batch(request.num_tokens):
+                budget = self.config.scheduler.max_num_batched_tokens
+                lines.append(f"{request!r} cannot be split; a batch takes {budget} tokens")
+                continue
             needed = self.kv.blocks_for(request.num_tokens)
             lines.append(f"{request!r} waits for {needed} blocks; {free} of {self.kv.pool.num_usable} are free")
         return lines
+
+    def _schedule(self, now_ns: int) -> list[tuple[Request, int]]:
+        """Ask for a batch, again where the scheduler only preempted: with nothing to wait for, vLLM goes round at once.
+
+        Under the priority policy the first running request can be its own victim, which ends that step.
+        """
+        num_running = self.num_running
+        scheduled = self.scheduler.schedule(now_ns)
+        while not scheduled and not self.cohort and not self._in_flight and self.num_running < num_running:
+            num_running = self.num_running
+            scheduled = self.scheduler.schedule(now_ns)
+        return scheduled
+
+    def _fits_one_batch(self, num_tokens: int) -> bool:
+        """Whether a batch can take up a sequence of this length: chunked, or within the token budget."""
+        limits = self.config.scheduler
+        if limits.enable_chunked_prefill or 0 < limits.long_prefill_token_threshold <= limits.max_num_batched_tokens:
+            return True
+        return num_tokens <= limits.max_num_batched_tokens
 
     def _length(self, spec: RequestSpec) -> int:
         """Tokens of the request at its end: generation stops at the model's length at the latest."""
@@ -187,17 +222,20 @@ class Engine:
 
     def _launch(self, scheduled: list[tuple[Request, int]]) -> Batch:
         """Raise the requests' counters, as vLLM does before the device ran, and describe the batch."""
+        cohort = self.cohort
+        cohort.formed = self.iterations
         entries = []
         prefills = []
-        decode_kv = longest_kv = total = 0
+        decodes = total = len(cohort)
+        decode_kv, longest_kv = cohort.kv_tokens, cohort.max_kv_tokens
         for request, tokens in scheduled:
             context = request.num_computed_tokens
             kv = context + tokens
             total += tokens
             if tokens == 1:
+                decodes += 1
                 decode_kv += kv
-                if kv > longest_kv:
-                    longest_kv = kv
+                longest_kv = kv if kv > longest_kv else longest_kv
             else:
                 prefills.append(Chunk(tokens, context))
             request.num_computed_tokens = kv
@@ -207,6 +245,5 @@ class Engine:
                 request.num_output_placeholders += 1
                 request.awaits_last_token = expected + 1 >= self._final_tokens[request.request_id]
             entries.append(Scheduled(request, tokens, request.num_preemptions, samples))
-        decodes = len(entries) - len(prefills)
         shape = BatchShape(tuple(prefills), decodes, decode_kv, longest_kv, total)
-        return Batch(self.iterations, tuple(entries), shape)
+        return Batch(self.iterations, entries, len(cohort), shape)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from enum import Enum
 
 
-
 class RequestStatus(Enum):
     """Where a request is; names as in vLLM V1."""
 
@@ -35,12 +34,14 @@ class Request:
         block_ids: KV blocks in order.
         num_cached_blocks: How many of the first blocks stand in the prefix index.
         block_hashes: Chained hashes of the full blocks of prompt and output.
+        admission: Counts the admissions of the engine; the running list is in this order.
         num_preemptions: How often it lost its blocks; also tells batches in flight from before a preemption.
         cached_tokens: Tokens found in the prefix cache at first admission.
         scheduled_ns, first_token_ns, last_token_ns: First admission, first and latest token, -1 before.
     """
 
     __slots__ = (
+        "admission",
         "arrival_ns",
         "awaits_last_token",
         "block_hashes",
@@ -84,6 +85,7 @@ class Request:
         self.scheduled_ns = -1
         self.first_token_ns = -1
         self.last_token_ns = -1
+        self.admission = -1
         self.status = RequestStatus.WAITING
 
     def __repr__(self) -> str:

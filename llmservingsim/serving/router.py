@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
+
+import msgspec
 
 from llmservingsim.workload.request import RequestSpec
 
 
-class InstanceLoad(NamedTuple):
+class InstanceLoad(msgspec.Struct, frozen=True):
     """What an instance reports to its router."""
 
     index: int
@@ -54,16 +56,17 @@ class Router(Protocol):
 
 
 class RoundRobinRouter:
-    """One after the other."""
+    """One after the other, counted apart for each set of instances: models take their turns by themselves."""
 
     def __init__(self) -> None:
-        self._next = 0
+        self._next: dict[tuple[int, ...], int] = {}
 
     def route(self, request: RoutedRequest, instances: Sequence[InstanceLoad]) -> int:
         """Return the positions in turn."""
         del request
-        chosen = self._next % len(instances)
-        self._next = chosen + 1
+        indices = tuple(i.index for i in instances)
+        chosen = self._next.get(indices, 0)
+        self._next[indices] = (chosen + 1) % len(instances)
         return chosen
 
 
@@ -77,4 +80,4 @@ class LeastLoadedRouter:
         return loads.index(min(loads))
 
 
-ROUTERS = {"round_robin": RoundRobinRouter, "least_loaded": LeastLoadedRouter}
+ROUTERS: dict[str, Callable[[], Router]] = {"round_robin": RoundRobinRouter, "least_loaded": LeastLoadedRouter}

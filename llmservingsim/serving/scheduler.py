@@ -6,11 +6,12 @@ number of tokens, running requests first, in list order, then waiting ones, unti
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
-from llmservingsim.serving.kv import KVCacheManager
+from llmservingsim.serving.cohort import DecodeCohort
+from llmservingsim.serving.kv import BlockHash, BlockPool, KVCacheManager
 from llmservingsim.serving.queue import FcfsQueue, PriorityQueue, RequestQueue
 from llmservingsim.serving.request import Request, RequestStatus
 
@@ -67,6 +68,44 @@ class Scheduler(Protocol):
         ...
 
 
+@runtime_checkable
+class CohortScheduler(Protocol):
+    """A scheduler that can move decodes together."""
+
+    def adopt(self, cohort: DecodeCohort) -> None:
+        """Take the engine's cohort, to which requests may be handed from now on."""
+        ...
+
+
+class Refusal(NamedTuple):
+    """Why the next waiting request did not fit: as long as this holds, looking again would find the same.
+
+    The blocks that it lacks can only become fewer when blocks are freed, or when the first block that its prefix
+    misses enters the index.
+
+    Attributes:
+        request: Who.
+        num_free: Free blocks at that time.
+        missing: Hash of the first block that was not found; None where every one that counts was.
+    """
+
+    request: Request
+    num_free: int
+    missing: BlockHash | None
+
+    @classmethod
+    def of(cls, request: Request, prefix: list[int], pool: BlockPool) -> Refusal:
+        """Note a refusal."""
+        hashes = request.block_hashes
+        return cls(request, pool.num_free, hashes[len(prefix)] if len(prefix) < len(hashes) else None)
+
+    def holds(self, request: Request, pool: BlockPool) -> bool:
+        """Whether the request would be refused again."""
+        if request is not self.request or pool.num_free > self.num_free:
+            return False
+        return self.missing is None or pool.find(self.missing) is None
+
+
 class VllmScheduler:
     """vLLM V1's scheduler.
 
@@ -78,9 +117,17 @@ class VllmScheduler:
     def __init__(self, config: SchedulerConfig, kv: KVCacheManager) -> None:
         self.config = config
         self.kv = kv
+        self._cohort: DecodeCohort | None = None
         self.running: list[Request] = []
+        self._by_name: list[Request] = []  # running requests outside the cohort; those that compute come after it
+        self._admissions = 0
+        self._refusal: Refusal | None = None
         self._waiting: RequestQueue = PriorityQueue() if config.policy == "priority" else FcfsQueue()
         self._longest_chunk = config.long_prefill_token_threshold or config.max_num_batched_tokens
+
+    def adopt(self, cohort: DecodeCohort) -> None:
+        """Hand requests that decode in step to a cohort, which changes no decision and saves most of the work."""
+        self._cohort = cohort
 
     @property
     def num_waiting(self) -> int:
@@ -97,7 +144,9 @@ class VllmScheduler:
 
     def schedule(self, now_ns: int) -> list[tuple[Request, int]]:
         """Form a batch: running requests first, then, if nobody was preempted, waiting ones."""
-        batch, budget, preempted = self._schedule_running()
+        budget = self._schedule_cohort()
+        batch, budget, preempted = self._schedule_running(budget)
+        self._let_join(batch)
         if not preempted and self._waiting:
             self._schedule_waiting(batch, budget, now_ns)
         return batch
@@ -105,22 +154,60 @@ class VllmScheduler:
     def finish(self, request: Request) -> None:
         """Release a request that produced its last token."""
         if request.status is RequestStatus.RUNNING:
-            self.running.remove(request)
+            self._drop(request)
         else:  # it was preempted while its last token was in flight
             self._waiting.remove(request)
         self.kv.free(request)
         request.status = RequestStatus.FINISHED
 
-    def _schedule_running(self) -> tuple[list[tuple[Request, int]], int, bool]:
+    def _schedule_cohort(self) -> int:
+        """Take the cohort's blocks and return the budget it leaves; without enough of either, dissolve it."""
+        budget = self.config.max_num_batched_tokens
+        cohort = self._cohort
+        if not cohort:
+            if len(self._by_name) != len(self.running):
+                self._by_name = list(self.running)
+            return budget
+        if len(cohort) > budget or cohort.blocks_needed() + self._blocks_wanted() > self.kv.pool.num_free:
+            cohort.dissolve()
+            self._by_name = list(self.running)
+            return budget
+        cohort.allocate()
+        return budget - len(cohort)
+
+    def _blocks_wanted(self) -> int:
+        """The most blocks that requests outside the cohort may need now."""
+        wanted = 0
+        for request in self._by_name:
+            if not request.awaits_last_token:
+                tokens = request.num_tokens + request.num_output_placeholders
+                wanted += max(0, self.kv.blocks_for(tokens) - len(request.block_ids))
+        return wanted
+
+    def _let_join(self, batch: list[tuple[Request, int]]) -> None:
+        """Hand requests that go on in step to the cohort, from the front of the running list."""
+        cohort = self._cohort
+        if cohort is None:
+            return
+        joined = 0
+        for request, tokens in batch:
+            if tokens != 1 or not cohort.can_join(request):
+                break
+            cohort.join(request)
+            joined += 1
+        if joined:
+            del batch[:joined]
+            self._by_name = [request for request in self._by_name if request not in cohort]
+
+    def _schedule_running(self, budget: int) -> tuple[list[tuple[Request, int]], int, bool]:
         """Place running requests in list order; preempt from the tail when blocks run out."""
         batch: list[tuple[Request, int]] = []
-        budget = self.config.max_num_batched_tokens
         limit = self.config.max_model_len - 1
         allocate = self.kv.allocate
         preempted = False
         index = 0
-        while index < len(self.running) and budget > 0:
-            request = self.running[index]
+        while index < len(self._by_name) and budget > 0:
+            request = self._by_name[index]
             index += 1
             if request.awaits_last_token:
                 continue
@@ -165,7 +252,7 @@ class VllmScheduler:
 
     def _preempt(self, request: Request) -> None:
         """Take a running request's blocks; it keeps its tokens and waits for readmission."""
-        self.running.remove(request)
+        self._drop(request)
         self.kv.free(request)
         request.status = RequestStatus.PREEMPTED
         request.num_computed_tokens = 0
@@ -178,6 +265,8 @@ class VllmScheduler:
         """Admit waiting requests in order until one does not fit."""
         while self._waiting and budget > 0 and len(self.running) < self.config.max_num_seqs:
             request = self._waiting.peek()
+            if self._refusal is not None and self._refusal.holds(request, self.kv.pool):
+                break
             prefix = self.kv.cached_prefix(request)
             tokens = request.num_tokens - len(prefix) * self.kv.block_size
             tokens = min(tokens, self._longest_chunk) if self.config.long_prefill_token_threshold else tokens
@@ -185,8 +274,9 @@ class VllmScheduler:
                 break
             tokens = min(tokens, budget)
             if self.config.scheduler_reserve_full_isl and not self.kv.fits_whole(request, prefix):
+                self._refusal = Refusal.of(request, prefix, self.kv.pool)
                 break
-            if not self.kv.can_admit(request, prefix, tokens):
+            if not self.kv.can_admit(prefix, tokens):
                 break
             self._admit(self._waiting.pop(), prefix, tokens, now_ns)
             batch.append((request, tokens))
@@ -199,7 +289,15 @@ class VllmScheduler:
             request.scheduled_ns = now_ns
             request.cached_tokens = request.num_computed_tokens
         request.status = RequestStatus.RUNNING
+        request.admission = self._admissions
+        self._admissions += 1
         self.running.append(request)
+        self._by_name.append(request)
+
+    def _drop(self, request: Request) -> None:
+        self.running.remove(request)
+        if request in self._by_name:
+            self._by_name.remove(request)
 
 
 SCHEDULERS = {"vllm": VllmScheduler}

@@ -90,11 +90,6 @@ class BlockPool:
         self._hash_of[block] = block_hash
         self._blocks_of.setdefault(block_hash, {})[block] = None
 
-    def reset_index(self) -> None:
-        """Forget every hash."""
-        self._hash_of.clear()
-        self._blocks_of.clear()
-
     def check(self, holders: Iterable[Iterable[int]]) -> None:
         """Raise InvariantError unless counts, queue and index agree with the block lists of all holders."""
         counts = [0] * len(self._reference_count)

@@ -55,7 +55,7 @@ class KVCacheManager:
         needed = self.blocks_for(request.num_tokens) - len(prefix) + sum(map(is_free, prefix))
         return needed <= self.pool.num_free
 
-    def can_admit(self, request: Request, prefix: list[int], num_new_tokens: int) -> bool:
+    def can_admit(self, prefix: list[int], num_new_tokens: int) -> bool:
         """Whether the blocks for the first ``num_new_tokens`` after the prefix could be taken now."""
         is_free = self.pool.is_free
         total = self.blocks_for(len(prefix) * self.block_size + num_new_tokens)

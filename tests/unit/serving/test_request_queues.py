@@ -1,0 +1,51 @@
+"""The order of those that wait."""
+
+from llmservingsim.serving import Request
+from llmservingsim.serving.queue import FcfsQueue, PriorityQueue, RequestQueue
+
+
+def ids(queue: RequestQueue) -> list[int]:
+    return [r.request_id for r in queue]
+
+
+def drained(queue: RequestQueue) -> list[int]:
+    popped = []
+    while len(queue):
+        assert queue.peek() is next(iter(queue))
+        popped.append(queue.pop().request_id)
+    return popped
+
+
+def test_first_come_first_served_puts_preempted_requests_in_front() -> None:
+    queue = FcfsQueue()
+    for request_id in (3, 1):
+        queue.add(Request(request_id, 0, 1))
+    queue.put_back(Request(2, 0, 1))
+    assert ids(queue) == drained(queue) == [2, 3, 1]
+
+
+def test_by_priority_preempted_requests_take_their_place() -> None:
+    queue = PriorityQueue()
+    for request_id, arrival, priority in [(0, 9, 1), (1, 5, 1), (3, 7, 0), (2, 7, 0)]:
+        queue.add(Request(request_id, arrival, 1, priority))
+    queue.put_back(Request(4, 6, 1, 1))
+    assert ids(queue) == drained(queue) == [2, 3, 1, 4, 0]
+
+
+def test_a_request_can_be_taken_out_anywhere() -> None:
+    for queue in (FcfsQueue(), PriorityQueue()):
+        requests = [Request(i, i, 1) for i in range(5)]
+        for request in requests:
+            queue.add(request)
+        queue.remove(requests[2])
+        queue.remove(requests[0])
+        assert drained(queue) == [1, 3, 4]
+
+
+def test_the_priority_order_survives_the_removal_of_the_first() -> None:
+    queue = PriorityQueue()
+    requests = {i: Request(i, i, 1) for i in (0, 5, 1, 6, 7, 2, 3)}
+    for request in requests.values():
+        queue.add(request)
+    queue.remove(requests[0])
+    assert drained(queue) == [1, 2, 3, 5, 6, 7]

@@ -29,7 +29,7 @@ class Scenario:
 
 
 @st.composite
-def scenarios(draw: st.DrawFn) -> Scenario:
+def scenarios(draw: st.DrawFn, *, tight: bool = False) -> Scenario:
     block_size = draw(st.sampled_from([1, 2, 4, 16]))
     max_num_seqs = draw(st.integers(1, 8))
     config = EngineConfig(
@@ -38,10 +38,10 @@ def scenarios(draw: st.DrawFn) -> Scenario:
             max_num_batched_tokens=draw(st.sampled_from([max(2, max_num_seqs // 2), max_num_seqs, 16, 64])),
             max_model_len=draw(st.sampled_from([24, 64])),
             long_prefill_token_threshold=draw(st.sampled_from([0, 3, 8])),
-            scheduler_reserve_full_isl=draw(st.booleans()),
+            scheduler_reserve_full_isl=tight or draw(st.booleans()),
             policy=draw(st.sampled_from(["fcfs", "priority"])),
         ),
-        num_gpu_blocks=draw(st.integers(4, 64)) * max(1, 16 // block_size) // 2 + 2,
+        num_gpu_blocks=-(-42 // block_size) + 2 if tight else draw(st.integers(4, 64)) * (16 // block_size) // 2 + 2,
         block_size=block_size,
         enable_prefix_caching=draw(st.booleans()),
         async_scheduling=draw(st.booleans()),
@@ -49,7 +49,7 @@ def scenarios(draw: st.DrawFn) -> Scenario:
     step_ns = draw(st.sampled_from([1, 10, 1000]))
     requests, arrival_ns = [], 0
     for index in range(draw(st.integers(1, 14))):
-        arrival_ns += draw(st.sampled_from([0, 0, 3, 25, 400, 5000]))
+        arrival_ns += 0 if tight else draw(st.sampled_from([0, 0, 3, 25, 400, 5000]))
         prompt, output = draw(st.integers(1, 40)), draw(st.integers(1, 40))
         ids = None
         if draw(st.booleans()):  # long runs of one token share prefixes, prompts with outputs too
@@ -144,7 +144,7 @@ def test_a_refusal_that_is_remembered_is_the_one_that_looking_again_would_give(m
     holds = Refusal.holds
     remembered = 0
 
-    @given(scenarios())
+    @given(scenarios(tight=True))
     @settings(max_examples=200, deadline=None)
     def compare(scenario: Scenario) -> None:
         nonlocal remembered
@@ -162,4 +162,4 @@ def test_a_refusal_that_is_remembered_is_the_one_that_looking_again_would_give(m
             assert run(scenario, decode_cohort=True) == looked_up
 
     compare()
-    assert remembered, "the scenarios do not put the memory to use"
+    assert remembered > 10, "the scenarios do not put the memory to use"

@@ -21,11 +21,20 @@ from llmservingsim.loop import serve
 from llmservingsim.report import Provenance, Recorder, SimulationResult, summarise
 from llmservingsim.resolve import Libraries, System, resolve
 from llmservingsim.strict import convert
-from llmservingsim.workload import GeneratorSpec, ListWorkload, RequestSpec, Workload, open_workload
+from llmservingsim.workload import (
+    GeneratorSpec,
+    ListWorkload,
+    RequestSpec,
+    Session,
+    StreamWorkload,
+    Workload,
+    open_workload,
+)
+from llmservingsim.workload.stream import cut
 
 PathLike = str | Path
 ConfigLike = PathLike | Mapping[str, Any] | RunSpec
-WorkloadLike = PathLike | GeneratorSpec | Iterable[RequestSpec]
+WorkloadLike = PathLike | GeneratorSpec | Iterable[RequestSpec | Session]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,14 +83,19 @@ class Run:
         notes: What the inputs say and the run does not use.
     """
 
-    def __init__(self, config: ConfigLike, workload: WorkloadLike | None = None, options: RunOptions | None = None) -> None:
+    def __init__(
+        self, config: ConfigLike, workload: WorkloadLike | None = None, options: RunOptions | None = None
+    ) -> None:
         self.options = options or RunOptions()
-        self.spec, self.notes = _load(config, self.options)
+        self.spec, self.notes = load_spec(config, self.options.overrides)
+        if self.options.seed is not None:
+            self.spec = msgspec.structs.replace(self.spec, seed=self.options.seed)
         self.system: System = resolve(self.spec, _libraries(self.options))
         source = workload if workload is not None else _configured_workload(self.spec, config)
         self.workload: Workload = _open(source, self.options.num_requests)
         self.recorder = Recorder(self.system.instances, self.system.sample_ns)
         self._workload_name = str(source) if isinstance(source, str | Path) else type(source).__name__
+        self._started_s = time.perf_counter()
         self._exporter: TraceExporter | None = None
         if self.options.emit_traces is not None:
             self._exporter = TraceExporter(Path(self.options.emit_traces), self.system, self.options.emit_iterations)
@@ -98,6 +112,7 @@ class Run:
         try:
             serve(self.system, self.workload, self.recorder, tick)
         finally:
+            self.recorder.run_ended(self.system.backend.now_ns)
             if self._exporter is not None:
                 self._exporter.close()
         return self.result()
@@ -122,7 +137,8 @@ def simulate(config: ConfigLike, workload: WorkloadLike | None = None, **options
 
     Args:
         config: A run file (ours or LLMServingSim 2.0's), its contents as a dictionary, or a `RunSpec`.
-        workload: A JSONL trace, a `GeneratorSpec`, or an iterable of `RequestSpec`; by default what the config names.
+        workload: A JSONL trace, a `GeneratorSpec`, or an iterable of `RequestSpec` and `Session`;
+            by default what the config names.
         **options: Fields of `RunOptions`: overrides, profiles, models, hardware, seed, num_requests, ...
 
     Returns:
@@ -135,21 +151,22 @@ def simulate(config: ConfigLike, workload: WorkloadLike | None = None, **options
     return Run(config, workload, RunOptions(**options)).execute()
 
 
-def _load(config: ConfigLike, options: RunOptions) -> tuple[RunSpec, list[str]]:
+def load_spec(config: ConfigLike, overrides: Sequence[str] = ()) -> tuple[RunSpec, list[str]]:
+    """Read a config in any of its forms and apply overrides; also return notes on what it says in vain.
+
+    Raises:
+        ConfigError: If it says something wrong.
+    """
+    if isinstance(config, str | Path):
+        return load_run(Path(config), overrides)
     notes: list[str] = []
     if isinstance(config, RunSpec):
         spec = config
-    elif isinstance(config, Mapping):
-        if is_peer_file(config):
-            spec, notes = import_peer_file(config, "config")
-        else:
-            spec = convert(config, RunSpec, "config", ConfigError)
+    elif is_peer_file(config):
+        spec, notes = import_peer_file(config, "config")
     else:
-        spec, notes = load_run(Path(config))
-    spec = apply_overrides(spec, options.overrides)
-    if options.seed is not None:
-        spec = msgspec.structs.replace(spec, seed=options.seed)
-    return spec, notes
+        spec = convert(config, RunSpec, "config", ConfigError)
+    return apply_overrides(spec, overrides), notes
 
 
 def _libraries(options: RunOptions) -> Libraries:
@@ -171,12 +188,14 @@ def _configured_workload(spec: RunSpec, config: ConfigLike) -> Path:
 
 
 def _open(source: WorkloadLike, limit: int | None) -> Workload:
+    if limit == 0:
+        return StreamWorkload(iter(()), total_requests=0)
     if isinstance(source, str | Path):
         return open_workload(Path(source), limit)
     if isinstance(source, GeneratorSpec):
         return open_workload(source, limit)
-    requests = list(source)
-    return ListWorkload(requests if limit is None else requests[:limit])
+    items = sorted(source, key=lambda item: item.arrival_ns)
+    return ListWorkload(list(cut(items, limit, max_model_len=None)))
 
 
 def _version() -> str:

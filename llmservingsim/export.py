@@ -48,7 +48,9 @@ class TraceExporter:
             raise ConfigError("--emit-traces: the instances have different numbers of devices; export one at a time")
         ranks = sizes.pop()
         if "Ring" in system.network.topology and len(system.instances) > 1:
-            raise ConfigError("--emit-traces: instances that share a ring are no systems of their own; use one instance")
+            raise ConfigError(
+                "--emit-traces: instances that share a ring are no systems of their own; use one instance"
+            )
         directory.mkdir(parents=True, exist_ok=True)
         write_network(directory / "network.yml", msgspec.structs.replace(system.network, npus_count=[ranks]))
         write_system(directory / "system.json", system.system)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import count
 
 from llmservingsim.backend import Ticket
-from llmservingsim.errors import ConfigError, DeadlockError, one_of
+from llmservingsim.errors import ConfigError, DeadlockError, nearest, one_of
 from llmservingsim.instance import Instance
 from llmservingsim.report import Recorder
 from llmservingsim.resolve import System
@@ -62,15 +62,17 @@ def serve(
             for request in outcome.finished:
                 workload.finished(request.request_id, now_ns)
     _check_nothing_waits(instances)
-    recorder.run_ended(backend.now_ns)
 
 
 def _admit(spec: RequestSpec, system: System, workload: Workload, recorder: Recorder) -> None:
     """Route a request to an instance, or reject it with its reason."""
     serving = [i for i in system.instances if spec.model is None or i.model == spec.model]
     if not serving:
-        known = one_of({i.model for i in system.instances})
-        raise ConfigError(f"request {spec.request_id} asks for the model {spec.model!r}; the instances serve {known}")
+        known = {i.model for i in system.instances}
+        hint = nearest(spec.model or "", known)
+        raise ConfigError(
+            f"request {spec.request_id} asks for the model {spec.model!r}{hint}; the instances serve {one_of(known)}"
+        )
     if len(serving) == 1:
         instance = serving[0]
     else:
@@ -86,7 +88,10 @@ def _admit(spec: RequestSpec, system: System, workload: Workload, recorder: Reco
 
 def _check_nothing_waits(instances: Sequence[Instance]) -> None:
     stuck = [
-        f"instance {i.index}: {line}" for i in instances if i.engine.holds_requests for line in i.engine.describe_waiting()
+        f"instance {i.index}: {line}"
+        for i in instances
+        if i.engine.holds_requests
+        for line in i.engine.describe_waiting()
     ]
     if stuck:
         raise DeadlockError("nothing runs and nothing will arrive, but requests wait:\n  " + "\n  ".join(stuck))

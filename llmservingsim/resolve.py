@@ -87,14 +87,15 @@ def resolve(spec: RunSpec, libraries: Libraries) -> System:
         ranks = range(first_rank, first_rank + instance.tensor_parallel_size)
         first_rank = ranks.stop
         parts = _Parts.gather(instance, accelerator, libraries)
+        memory = parts.memory()
         instances.append(
             Instance(
                 node=node,
                 model=parts.model.name,
-                engine=parts.engine(index),
+                engine=parts.engine(index, memory.num_blocks),
                 builder=parts.builder(ranks, libraries),
                 backend=backend,
-                memory=parts.memory,
+                memory=memory,
             )
         )
     router = find_plugin("router", spec.router, ROUTERS)()
@@ -147,55 +148,135 @@ def _system(spec: NetworkSpec, accelerators: Sequence[AcceleratorSpec]) -> Syste
     )
 
 
+class Serving(msgspec.Struct, frozen=True, kw_only=True):
+    """A complete `ServingSpec`: stated options, and vLLM's defaults for the rest (vllm 0.19.0, arg_utils.py)."""
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int | None = None
+    block_size: int = 16
+    long_prefill_token_threshold: int = 0
+    enable_chunked_prefill: bool = True
+    enable_prefix_caching: bool = True
+    scheduler_reserve_full_isl: bool = True
+    async_scheduling: bool = True
+    scheduling_policy: str = "fcfs"
+    scheduler: str = "vllm"
+    enforce_eager: bool = False
+    cudagraph_capture_sizes: tuple[int, ...] | None = None
+    num_gpu_blocks: int | None = None
+    gpu_memory_utilization: float = 0.9
+    kv_cache_dtype: str = "auto"
+    dtype: str = "auto"
+    latency: LatencySpec = LatencySpec()
+
+
+def with_vllm_defaults(spec: InstanceSpec, accelerator: AcceleratorSpec) -> Serving:
+    """Complete an instance's options.
+
+    For its API server vLLM gives a device of at least 70 GiB that is no A100 1024 sequences and 8192 tokens, any
+    other 256 and 2048. A budget below the number of sequences is an error there too.
+
+    Raises:
+        ConfigError: If a batch could not give every running request a token.
+    """
+    large = accelerator.memory_bytes >= _LARGE_DEVICE_BYTES and not accelerator.name.startswith("A100")
+    options: dict[str, Any] = {"max_num_seqs": 1024 if large else 256, "max_num_batched_tokens": 8192 if large else 2048}
+    options |= {k: v for k in Serving.__struct_fields__ if (v := getattr(spec, k)) is not None}
+    serving = Serving(**options)
+    if serving.max_num_batched_tokens < serving.max_num_seqs:
+        raise ConfigError(
+            f"max_num_batched_tokens ({serving.max_num_batched_tokens}) is below max_num_seqs ({serving.max_num_seqs}): "
+            "a batch could not give every running request a token; raise the one or lower the other"
+        )
+    return serving
+
+
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What an instance is made of, its spec complete."""
+    """What an instance is made of."""
 
     spec: InstanceSpec
+    serving: Serving
     model: ModelSpec
     layout: ParallelLayout
     accelerator: AcceleratorSpec
-    memory: DeviceMemory
 
     @classmethod
     def gather(cls, spec: InstanceSpec, accelerator: AcceleratorSpec, libraries: Libraries) -> _Parts:
-        """Look up the model and work out the memory."""
-        model = _model(spec, libraries)
+        """Look up the model and complete the options."""
         layout = ParallelLayout(tp=spec.tensor_parallel_size)
-        spec = with_vllm_defaults(spec, accelerator)
-        return cls(spec, model, layout, accelerator, _device_memory(spec, model, layout, accelerator))
+        return cls(spec, with_vllm_defaults(spec, accelerator), _model(spec, libraries), layout, accelerator)
 
-    def engine(self, index: int) -> Engine:
+    def engine(self, index: int, num_gpu_blocks: int) -> Engine:
         """Build the engine."""
-        spec = self.spec
+        serving = self.serving
         config = EngineConfig(
             scheduler=SchedulerConfig(
-                max_num_seqs=spec.max_num_seqs,
-                max_num_batched_tokens=spec.max_num_batched_tokens,
-                max_model_len=spec.max_model_len or self.model.max_position_embeddings,
-                long_prefill_token_threshold=spec.long_prefill_token_threshold,
-                enable_chunked_prefill=spec.enable_chunked_prefill,
-                scheduler_reserve_full_isl=spec.scheduler_reserve_full_isl,
-                policy=spec.scheduling_policy,
+                max_num_seqs=serving.max_num_seqs,
+                max_num_batched_tokens=serving.max_num_batched_tokens,
+                max_model_len=serving.max_model_len or self.model.max_position_embeddings,
+                long_prefill_token_threshold=serving.long_prefill_token_threshold,
+                enable_chunked_prefill=serving.enable_chunked_prefill,
+                scheduler_reserve_full_isl=serving.scheduler_reserve_full_isl,
+                policy=serving.scheduling_policy,
             ),
-            num_gpu_blocks=self.memory.num_blocks,
-            block_size=spec.block_size,
-            enable_prefix_caching=spec.enable_prefix_caching,
-            async_scheduling=spec.async_scheduling,
+            num_gpu_blocks=num_gpu_blocks,
+            block_size=serving.block_size,
+            enable_prefix_caching=serving.enable_prefix_caching,
+            async_scheduling=serving.async_scheduling,
         )
-        return Engine(index, config, find_plugin("scheduler", spec.scheduler, SCHEDULERS))
+        return Engine(index, config, find_plugin("scheduler", serving.scheduler, SCHEDULERS))
 
     def builder(self, ranks: Sequence[int], libraries: Libraries) -> IterationBuilder:
         """Build what turns batches into graphs."""
-        sizes = self.spec.cudagraph_capture_sizes
-        if self.spec.enforce_eager:
+        sizes = self.serving.cudagraph_capture_sizes
+        if self.serving.enforce_eager:
             sizes = ()
         elif sizes is None:
-            sizes = capture_sizes(self.spec.max_num_seqs, self.spec.max_num_batched_tokens)
-        return IterationBuilder(self.model, self.layout, ranks, self._latency_source(libraries), sizes)
+            sizes = capture_sizes(self.serving.max_num_seqs, self.serving.max_num_batched_tokens)
+        return IterationBuilder(self.model, self.layout, ranks, self._latency_source(libraries), sorted(sizes))
+
+    def memory(self) -> DeviceMemory:
+        """Work out the KV capacity: given, predicted as vLLM profiles it, or all that the weights leave."""
+        serving = self.serving
+        weights = weight_bytes(self.model, self.layout)
+        block = serving.block_size * kv_bytes_per_token(self.model, self.layout, kv_cache_dtype=serving.kv_cache_dtype)
+        report = None
+        if serving.num_gpu_blocks is not None:
+            blocks = serving.num_gpu_blocks
+        elif self.spec.kv_memory_model == "weights_only":
+            blocks = self._blocks_beside_weights(weights, block)
+        else:
+            report = predict_kv_blocks(self.model, self.layout, self._capacity_inputs())
+            blocks = report.num_blocks
+        return DeviceMemory(self.accelerator.memory_bytes, weights, block, blocks, report)
+
+    def _blocks_beside_weights(self, weights_bytes: int, block_bytes: int) -> int:
+        usable = self.accelerator.memory_bytes * self.serving.gpu_memory_utilization
+        blocks = int(usable - weights_bytes) // block_bytes
+        if blocks < 2:
+            raise CapacityError(
+                f"{self.model.name} on {self.spec.hardware} with tensor_parallel_size {self.layout.tp}: weights of "
+                f"{format_size(weights_bytes)} leave no room for KV cache in {format_size(usable)}, which is "
+                f"{self.serving.gpu_memory_utilization} of {format_size(self.accelerator.memory_bytes)}"
+            )
+        return blocks
+
+    def _capacity_inputs(self) -> CapacityInputs:
+        serving = self.serving
+        return CapacityInputs.of_accelerator(
+            self.accelerator,
+            gpu_memory_utilization=serving.gpu_memory_utilization,
+            max_num_batched_tokens=serving.max_num_batched_tokens,
+            max_num_seqs=serving.max_num_seqs,
+            block_size=serving.block_size,
+            kv_cache_dtype=serving.kv_cache_dtype,
+            max_model_len=serving.max_model_len,
+        )
 
     def _latency_source(self, libraries: Libraries) -> LatencySource:
-        latency = self.spec.latency or LatencySpec()
+        latency = self.serving.latency
         source = latency.source
         if source == "auto":
             source = "bundle" if libraries.profiles else "roofline"
@@ -203,37 +284,11 @@ class _Parts:
             return RooflineSource(self.model, self.layout, self.accelerator)
         if source == "bundle":
             variant = latency.variant or _VARIANTS[self.model.dtype]
-            folder = find_bundle(
-                libraries.profiles, self.spec.hardware, self.model.name, variant, self.spec.tensor_parallel_size
-            )
+            folder = find_bundle(libraries.profiles, self.spec.hardware, self.model.name, variant, self.layout.tp)
             return BundleSource(folder, skew=latency.skew)
         make = find_plugin("latency", source, {"bundle": BundleSource, "roofline": RooflineSource})
-        return make(self.model, self.layout, self.accelerator)
-
-
-def with_vllm_defaults(spec: InstanceSpec, accelerator: AcceleratorSpec) -> InstanceSpec:
-    """Fill what neither instance nor run states with vLLM's defaults for its API server (vllm 0.19.0, arg_utils.py).
-
-    A device of at least 70 GiB that is no A100 gets 1024 sequences and 8192 tokens, any other 256 and 2048.
-    """
-    large = accelerator.memory_bytes >= _LARGE_DEVICE_BYTES and not accelerator.name.startswith("A100")
-    defaults = ServingSpec(
-        max_num_seqs=1024 if large else 256,
-        max_num_batched_tokens=8192 if large else 2048,
-        block_size=16,
-        long_prefill_token_threshold=0,
-        enable_chunked_prefill=True,
-        enable_prefix_caching=True,
-        scheduler_reserve_full_isl=True,
-        async_scheduling=True,
-        scheduling_policy="fcfs",
-        scheduler="vllm",
-        enforce_eager=False,
-        gpu_memory_utilization=0.9,
-        kv_cache_dtype="auto",
-        dtype="auto",
-    )
-    return merge(spec, defaults)
+        own: LatencySource = make(self.model, self.layout, self.accelerator)
+        return own
 
 
 def _model(spec: InstanceSpec, libraries: Libraries) -> ModelSpec:
@@ -243,34 +298,3 @@ def _model(spec: InstanceSpec, libraries: Libraries) -> ModelSpec:
     if model.family is not ModelFamily.DENSE:
         raise ConfigError(f"{spec.model}: mixture-of-experts models are not simulated yet; expected a dense model")
     return model
-
-
-def _device_memory(
-    spec: InstanceSpec, model: ModelSpec, layout: ParallelLayout, accelerator: AcceleratorSpec
-) -> DeviceMemory:
-    """Work out the KV capacity: given, predicted as vLLM profiles it, or all that the weights leave."""
-    weights = weight_bytes(model, layout)
-    block = spec.block_size * kv_bytes_per_token(model, layout, kv_cache_dtype=spec.kv_cache_dtype)
-    report = None
-    blocks = spec.num_gpu_blocks
-    if blocks is None and spec.kv_memory_model == "weights_only":
-        usable = accelerator.memory_bytes * spec.gpu_memory_utilization
-        blocks = int(usable - weights) // block
-        if blocks < 2:
-            raise CapacityError(
-                f"{model.name} on {spec.hardware}: weights of {format_size(weights)} leave no room for KV cache in "
-                f"{format_size(usable)} ({accelerator.memory_bytes} B at utilisation {spec.gpu_memory_utilization})"
-            )
-    elif blocks is None:
-        inputs = CapacityInputs.of_accelerator(
-            accelerator,
-            gpu_memory_utilization=spec.gpu_memory_utilization,
-            max_num_batched_tokens=spec.max_num_batched_tokens,
-            max_num_seqs=spec.max_num_seqs,
-            block_size=spec.block_size,
-            kv_cache_dtype=spec.kv_cache_dtype,
-            max_model_len=spec.max_model_len,
-        )
-        report = predict_kv_blocks(model, layout, inputs)
-        blocks = report.num_blocks
-    return DeviceMemory(accelerator.memory_bytes, weights, block, blocks, report)

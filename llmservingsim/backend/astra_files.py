@@ -33,7 +33,7 @@ def read_network(path: Path) -> NetworkModel:
     Raises:
         TraceError: Naming the file and the key, if one is missing or wrong.
     """
-    import yaml  # noqa: PLC0415
+    import yaml
 
     try:
         content = yaml.safe_load(_text(path))
@@ -52,7 +52,7 @@ def read_network(path: Path) -> NetworkModel:
     lengths = {len(topology), len(model.npus_count), len(model.bandwidth_gbps), len(model.latency_ns)}
     if len(lengths) > 1 or not topology:
         raise TraceError(f"{path}: topology, npus_count, bandwidth and latency must have one entry per dimension each")
-    fields.require("npus_count", min(model.npus_count) > 1, "numbers above 1")
+    fields.require("npus_count", min(model.npus_count) >= 1, "numbers of at least 1")
     fields.require("bandwidth", min(model.bandwidth_gbps) > 0, "positive numbers")
     fields.require("latency", min(model.latency_ns) >= 0, "numbers that are not negative")
     return model

@@ -32,6 +32,8 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> tuple[RunSpec, list[s
         ConfigError: If the file cannot be read or says something wrong.
     """
     data = read_data(path)
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected keys and their values, 'nodes' among them, got {data!r:.40}")
     if is_peer_file(data):
         spec, notes = import_peer_file(data, str(path))
     else:
@@ -41,11 +43,13 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> tuple[RunSpec, list[s
 
 def read_data(path: Path) -> object:
     """Parse a TOML, YAML or JSON file into built-in types."""
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a directory; expected a run file, which ends in {one_of(SUFFIXES)}")
     if not path.is_file():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise ConfigError(f"{path}: no such file{nearest(path.name, siblings)}")
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         if path.suffix == ".toml":
             return tomllib.loads(text)
         if path.suffix == ".json":
@@ -85,6 +89,10 @@ def _plain(value: Any) -> Any:
     return value
 
 
+class _NewSection(dict[str, object]):
+    """A section that the file left out: which keys it may have is known when it becomes a struct."""
+
+
 def _set(data: Any, keys: Sequence[str], value: object, override: str) -> None:
     for depth, key in enumerate(keys):
         where = ".".join(keys[:depth]) or "the run"
@@ -94,15 +102,17 @@ def _set(data: Any, keys: Sequence[str], value: object, override: str) -> None:
                 raise ConfigError(f"--set {override}: {where} has the entries 0 to {len(data) - 1}, got {key!r}")
             place: Any = int(key)
         elif isinstance(data, dict):
-            if key not in data and not where.endswith("latency"):
-                raise ConfigError(f"--set {override}: {where} has no key {key!r}{nearest(key, data)}; expected {one_of(data, 24)}")
+            if key not in data and not isinstance(data, _NewSection):
+                raise ConfigError(
+                    f"--set {override}: {where} has no key {key!r}{nearest(key, data)}; expected {one_of(data, 24)}"
+                )
             place = key
         else:
             raise ConfigError(f"--set {override}: {where} is a value, it has no key {key!r}")
         if last:
             data[place] = value
         elif isinstance(data, dict) and data.get(place) is None:
-            data[place] = {}
+            data[place] = _NewSection()
         data = data[place]
 
 
@@ -118,8 +128,12 @@ def _read_yaml(text: str) -> object:
 
     try:
         return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
+        raise ValueError(f"{place}broken YAML: {error.problem or error.context}") from error
     except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(f"broken YAML: {' '.join(str(error).split())}") from error
 
 
 def json_schema() -> Mapping[str, Any]:

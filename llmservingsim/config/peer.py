@@ -12,7 +12,16 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from llmservingsim.config.spec import Count, InstanceSpec, MemorySpec, NetworkSpec, NodeSpec, RunSpec, ServingSpec
+from llmservingsim.config.spec import (
+    Count,
+    InstanceSpec,
+    KvDtype,
+    MemorySpec,
+    NetworkSpec,
+    NodeSpec,
+    RunSpec,
+    ServingSpec,
+)
 from llmservingsim.errors import ConfigError
 from llmservingsim.strict import convert
 
@@ -20,6 +29,7 @@ _DEFAULTS = ServingSpec(max_num_seqs=128, max_num_batched_tokens=2048, block_siz
 """What that program assumes where its file is silent."""
 
 Amount = Annotated[float, Meta(ge=0)]
+Positive = Annotated[float, Meta(gt=0)]
 
 
 class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -27,8 +37,8 @@ class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class _Memory(_Strict, frozen=True, kw_only=True):
-    mem_size: Annotated[float, Meta(gt=0)]
-    mem_bw: Annotated[float, Meta(gt=0)]
+    mem_size: Positive
+    mem_bw: Positive
     mem_latency: Amount = 0
     mem_util: Annotated[float, Meta(gt=0, le=1)] | None = None
     num_devices: Count = 1
@@ -52,8 +62,8 @@ class _Instance(_Strict, frozen=True, kw_only=True):
     max_num_batched_tokens: Annotated[int, Meta(ge=0)] | None = None
     long_prefill_token_threshold: Annotated[int, Meta(ge=0)] | None = None
     block_size: Count | None = None
-    dtype: str | None = None
-    kv_cache_dtype: str | None = None
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] | None = None
+    kv_cache_dtype: KvDtype | None = None
     enable_chunked_prefill: bool | None = None
     enable_prefix_caching: bool | None = None
     reserve_full_isl: bool | None = None
@@ -73,8 +83,8 @@ class _Node(_Strict, frozen=True, kw_only=True):
 class _Cluster(_Strict, frozen=True, kw_only=True):
     nodes: Annotated[tuple[_Node, ...], Meta(min_length=1)]
     num_nodes: Count | None = None
-    link_bw: Amount | tuple[Amount, ...] = 16
-    link_latency: Amount | tuple[Amount, ...] = 0
+    link_bw: Positive | Annotated[tuple[Positive, ...], Meta(min_length=1)] = 16
+    link_latency: Amount | Annotated[tuple[Amount, ...], Meta(min_length=1)] = 0
     cxl_mem: _Memory | None = None
 
 
@@ -83,10 +93,10 @@ def is_peer_file(data: object) -> bool:
     if not isinstance(data, dict):
         return False
     nodes = data.get("nodes")
-    first = nodes[0] if isinstance(nodes, list) and nodes and isinstance(nodes[0], dict) else {}
-    instances = first.get("instances")
-    is_peer = isinstance(instances, list) and bool(instances) and "model_name" in instances[0]
-    return is_peer or "num_nodes" in data or "link_bw" in data
+    node = nodes[0] if isinstance(nodes, list) and nodes else None
+    instances = node.get("instances") if isinstance(node, dict) else None
+    instance = instances[0] if isinstance(instances, list) and instances else None
+    return (isinstance(instance, dict) and "model_name" in instance) or "num_nodes" in data or "link_bw" in data
 
 
 def import_peer_file(data: object, where: str) -> tuple[RunSpec, list[str]]:
@@ -98,13 +108,11 @@ def import_peer_file(data: object, where: str) -> tuple[RunSpec, list[str]]:
     """
     cluster = convert(data, _Cluster, where, ConfigError)
     _check_count(cluster.num_nodes, len(cluster.nodes), f"{where}: num_nodes", "nodes")
-    notes = ["cxl_mem is not used: nothing is placed there"] if cluster.cxl_mem else []
+    notes = _notes(cluster)
     nodes = []
     for n, node in enumerate(cluster.nodes):
         place = f"{where}: nodes[{n}]"
         _check_count(node.num_instances, len(node.instances), f"{place}.num_instances", "instances")
-        if node.power:
-            notes.append(f"nodes[{n}].power is not used: power is not simulated")
         instances = tuple(_instance(i, f"{place}.instances[{k}]") for k, i in enumerate(node.instances))
         nodes.append(NodeSpec(instances=instances, cpu_memory=_memory(node.cpu_mem) if node.cpu_mem else None))
     network = NetworkSpec(
@@ -113,6 +121,28 @@ def import_peer_file(data: object, where: str) -> tuple[RunSpec, list[str]]:
         latency=f"{_innermost(cluster.link_latency)}ns",
     )
     return RunSpec(nodes=tuple(nodes), network=network, router="least_loaded", serving=_DEFAULTS), notes
+
+
+def _notes(cluster: _Cluster) -> list[str]:
+    """Say what the file states and the run does not use; nothing of it would change the timing."""
+    notes = ["cxl_mem is not used: nothing is placed there"] if cluster.cxl_mem else []
+    for key in ("link_bw", "link_latency"):
+        value = getattr(cluster, key)
+        if isinstance(value, tuple) and len(value) > 1:
+            notes.append(f"{key} is used up to its first number: the network has one dimension")
+    for n, node in enumerate(cluster.nodes):
+        if node.power:
+            notes.append(f"nodes[{n}].power is not used: power is not simulated")
+        memories = [
+            ("cpu_mem", node.cpu_mem),
+            *((f"instances[{k}].npu_mem", i.npu_mem) for k, i in enumerate(node.instances)),
+        ]
+        for name, memory in memories:
+            if memory is not None and memory.mem_latency and name != "cpu_mem":
+                notes.append(f"nodes[{n}].{name}.mem_latency is not used: operator latencies hold it")
+            if memory is not None and memory.pim_config:
+                notes.append(f"nodes[{n}].{name}.pim_config is not used: nothing is offloaded to memory")
+    return notes
 
 
 def _instance(peer: _Instance, where: str) -> InstanceSpec:
@@ -130,8 +160,8 @@ def _instance(peer: _Instance, where: str) -> InstanceSpec:
         max_num_batched_tokens=peer.max_num_batched_tokens or None,
         long_prefill_token_threshold=peer.long_prefill_token_threshold,
         block_size=peer.block_size,
-        dtype=peer.dtype,  # type: ignore[arg-type]
-        kv_cache_dtype=peer.kv_cache_dtype,  # type: ignore[arg-type]
+        dtype=peer.dtype,
+        kv_cache_dtype=peer.kv_cache_dtype,
         enable_chunked_prefill=peer.enable_chunked_prefill,
         enable_prefix_caching=peer.enable_prefix_caching,
         scheduler_reserve_full_isl=peer.reserve_full_isl,

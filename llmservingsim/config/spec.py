@@ -6,14 +6,38 @@ A serving key may stand in an instance, or under ``serving`` as the default of e
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
+from llmservingsim.errors import ConfigError
+from llmservingsim.units import parse_bandwidth, parse_size_bytes, parse_time_ns
+
 Count = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 KvDtype = Literal["auto", "float32", "bfloat16", "float16", "fp8", "int8"]
+
+
+class QuantityError(ConfigError, ValueError):
+    """A quantity is wrong. It is a ValueError too, to which msgspec adds the path of the section it was reading."""
+
+
+def _check_quantities(
+    section: msgspec.Struct, parse: Callable[[object], float], *keys: str, may_be_zero: bool = False
+) -> None:
+    """Raise for a quantity that has no unit of its kind, or is zero where that makes no sense."""
+    for key in keys:
+        text = getattr(section, key)
+        if text is None:
+            continue
+        try:
+            value = parse(text)
+        except ConfigError as error:
+            raise QuantityError(f"{key}: {error}") from None
+        if value <= 0 and not may_be_zero:
+            raise QuantityError(f"{key}: expected more than 0, got {text!r}")
 
 
 class LatencySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -96,6 +120,10 @@ class InstanceSpec(ServingSpec, frozen=True, kw_only=True, forbid_unknown_fields
     memory_bandwidth: str | None = None
     kv_memory_model: Literal["vllm", "weights_only"] = "vllm"
 
+    def __post_init__(self) -> None:
+        _check_quantities(self, parse_size_bytes, "memory_size")
+        _check_quantities(self, parse_bandwidth, "memory_bandwidth")
+
 
 class MemorySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A memory of a node.
@@ -109,6 +137,11 @@ class MemorySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     size: str
     bandwidth: str
     latency: str = "0ns"
+
+    def __post_init__(self) -> None:
+        _check_quantities(self, parse_size_bytes, "size")
+        _check_quantities(self, parse_bandwidth, "bandwidth")
+        _check_quantities(self, parse_time_ns, "latency", may_be_zero=True)
 
 
 class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -142,6 +175,10 @@ class NetworkSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     preferred_dataset_splits: Count = 1
     active_chunks_per_dimension: Count = 1
 
+    def __post_init__(self) -> None:
+        _check_quantities(self, parse_bandwidth, "bandwidth")
+        _check_quantities(self, parse_time_ns, "latency", "endpoint_delay", may_be_zero=True)
+
 
 class SloSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a request must keep to count as good; null means no limit.
@@ -155,6 +192,9 @@ class SloSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ttft: str | None = None
     tpot: str | None = None
     e2e: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_quantities(self, parse_time_ns, "ttft", "tpot", "e2e")
 
 
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -179,3 +219,6 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     seed: int = 0
     timeseries_interval: str = "1s"
     slo: SloSpec | None = None
+
+    def __post_init__(self) -> None:
+        _check_quantities(self, parse_time_ns, "timeseries_interval")

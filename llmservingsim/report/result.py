@@ -37,7 +37,9 @@ class SimulationResult:
         """Return the requests as a pandas DataFrame, with ttft_ms, tpot_ms and e2e_ms (needs pandas)."""
         import pandas as pd
 
-        frame = pd.DataFrame([msgspec.structs.asdict(r) for r in self.requests], columns=RequestRecord.__struct_fields__)
+        frame = pd.DataFrame(
+            [msgspec.structs.asdict(r) for r in self.requests], columns=RequestRecord.__struct_fields__
+        )
         for metric in ("ttft_ms", "tpot_ms", "e2e_ms"):
             frame[metric] = [getattr(r, metric) for r in self.requests]
         return frame

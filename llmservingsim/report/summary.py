@@ -70,7 +70,7 @@ def summarise(
         "energy_j": None,
         "goodput": _goodput(finished, slo, simulated_s),
         "instances": [_instance(i) for i in instances],
-        "provenance": msgspec.to_builtins(provenance),
+        "provenance": msgspec.structs.asdict(provenance) | {"notes": list(provenance.notes)},
     }
 
 

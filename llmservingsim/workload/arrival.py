@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from llmservingsim.errors import PluginError, WorkloadError, nearest, one_of
 from llmservingsim.plugins import find_plugin
-from llmservingsim.units import NS_PER_S
 from llmservingsim.strict import explain_value
+from llmservingsim.units import NS_PER_S
 from llmservingsim.workload.spec import ArrivalSpec
 
 _BLOCK = 1024

@@ -10,8 +10,8 @@ import msgspec
 import numpy as np
 
 from llmservingsim.errors import WorkloadError
-from llmservingsim.workload.arrival import make_arrival_process
 from llmservingsim.strict import explain_value
+from llmservingsim.workload.arrival import make_arrival_process
 from llmservingsim.workload.lengths import draw_lengths
 from llmservingsim.workload.request import RequestSpec
 from llmservingsim.workload.spec import GeneratorSpec, PrefixSpec

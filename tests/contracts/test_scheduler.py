@@ -89,7 +89,9 @@ def policy(request: pytest.FixtureRequest) -> str:
 def engine_of(make: Make, *, asynchronous: bool = True, policy: str = "fcfs") -> Engine:
     """Nine blocks of four tokens, so that the requests of `specs` get into each other's way."""
     limits = msgspec.structs.replace(LIMITS, policy=policy)
-    config = EngineConfig(scheduler=limits, num_gpu_blocks=10, block_size=4, async_scheduling=asynchronous, decode_cohort=False)
+    config = EngineConfig(
+        scheduler=limits, num_gpu_blocks=10, block_size=4, async_scheduling=asynchronous, decode_cohort=False
+    )
     return Engine(0, config, make)
 
 

@@ -3,6 +3,7 @@
 from llmservingsim.config.catalog.accelerator import (
     AcceleratorSpec,
     EfficiencySpec,
+    catalogued_accelerators,
     find_accelerator,
     load_accelerators,
 )
@@ -15,6 +16,7 @@ __all__ = [
     "EfficiencySpec",
     "ModelFamily",
     "ModelSpec",
+    "catalogued_accelerators",
     "catalogued_models",
     "find_accelerator",
     "find_model",

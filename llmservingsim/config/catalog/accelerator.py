@@ -99,7 +99,7 @@ def find_accelerator(name: str, extra: Mapping[str, AcceleratorSpec] = MappingPr
     Raises:
         ConfigError: Nothing answers to the name.
     """
-    known = {**_catalogue(), **extra}
+    known = {**catalogued_accelerators(), **extra}
     by_key = {_fold(alias): spec for spec in known.values() for alias in spec.aliases}
     by_key |= {_fold(key): spec for key, spec in known.items()}
     by_key |= {_fold(alias): spec for key, spec in extra.items() for alias in (key, *spec.aliases)}
@@ -129,7 +129,8 @@ def _fold(name: str) -> str:
 
 
 @cache
-def _catalogue() -> Mapping[str, AcceleratorSpec]:
+def catalogued_accelerators() -> Mapping[str, AcceleratorSpec]:
+    """The accelerators that ship with the simulator, by name."""
     text = files(__package__).joinpath("accelerators.toml").read_text(encoding="utf-8")
     return MappingProxyType(_entries(tomllib.loads(text), "accelerators.toml"))
 
@@ -167,7 +168,7 @@ def _read(path: Path) -> Any:
             raise ConfigError(f"{path}: not valid TOML: {error}") from error
     if path.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"{path}: expected a .toml, .yaml or .yml file")
-    import yaml  # noqa: PLC0415 - loaded only when somebody writes YAML
+    import yaml
 
     try:
         return yaml.safe_load(text)

@@ -126,7 +126,7 @@ class NodeInterpreter:
         raise TraceError(f"{where} has the unknown type {node.type}; expected one of {known}{self._reading.hint}")
 
     def _values(self, node: RawNode) -> dict[str, AttributeValue]:
-        from google.protobuf.message import DecodeError  # noqa: PLC0415
+        from google.protobuf.message import DecodeError
 
         values: dict[str, AttributeValue] = {}
         for raw in node.attr:

@@ -132,7 +132,7 @@ def _read_trace(path: Path, parse: NodeParser, interpreter: NodeInterpreter, rea
 
 def _parse(path: Path, parse: NodeParser) -> list[RawNode]:
     """Return the nodes of a file in ascending order of their ids."""
-    from google.protobuf.message import DecodeError  # noqa: PLC0415
+    from google.protobuf.message import DecodeError
 
     records = split(path.read_bytes(), path)[1:]
     nodes: list[RawNode] = []

@@ -70,9 +70,9 @@ def raw_node_parser() -> Callable[[Sequence[bytes]], Sequence[RawNode]]:
     It reads them as one message that repeats a node: on the wire that is a tag before every record. The node is the
     schema's with its messages declared as bytes, which is the same on the wire.
     """
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory  # noqa: PLC0415
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-    from llmservingsim.trace.chakra import et_def_pb2 as et  # noqa: PLC0415
+    from llmservingsim.trace.chakra import et_def_pb2 as et
 
     kinds = descriptor_pb2.FieldDescriptorProto
     raw_kinds = {kinds.TYPE_MESSAGE: kinds.TYPE_BYTES, kinds.TYPE_ENUM: kinds.TYPE_INT32}
@@ -99,7 +99,7 @@ def raw_node_parser() -> Callable[[Sequence[bytes]], Sequence[RawNode]]:
 
 def attribute_decoder() -> Callable[[bytes], tuple[str, AttributeValue]]:
     """Return a function from an attribute's bytes to its name and value (None: it has no value)."""
-    from llmservingsim.trace.chakra import et_def_pb2 as et  # noqa: PLC0415
+    from llmservingsim.trace.chakra import et_def_pb2 as et
 
     parse = et.AttributeProto.FromString
 

@@ -69,7 +69,7 @@ def _group_name(group: int) -> str:
 
 
 def _metadata() -> bytes:
-    from llmservingsim.trace.chakra import et_def_pb2 as et  # noqa: PLC0415
+    from llmservingsim.trace.chakra import et_def_pb2 as et
 
     metadata = et.GlobalMetadata(version=schema.VERSION)
     metadata.attr.add(name="producer", string_val="LLMServingSim")
@@ -79,7 +79,7 @@ def _metadata() -> bytes:
 
 def _record(node: Node, index: int, to_id: int, rank: int, group_names: list[str]) -> bytes:
     """Return a node's bytes; ``to_id`` added to an index of the graph makes an id of the file."""
-    from llmservingsim.trace.chakra import et_def_pb2 as et  # noqa: PLC0415
+    from llmservingsim.trace.chakra import et_def_pb2 as et
 
     record = et.Node(
         id=index + to_id,

@@ -103,7 +103,7 @@ NETWORK = {"topology": ["Ring"], "npus_count": [4], "bandwidth": [50], "latency"
         ({"topology": "Ring"}, "topology: expected a list of str, not 'Ring'"),
         ({"topology": ["ring"]}, r"topology: expected one of FullyConnected, Ring, Switch, not 'ring' \(did you mean"),
         ({"npus_count": [4, 2]}, "one entry per dimension"),
-        ({"npus_count": [1]}, r"npus_count: expected numbers above 1, not \[1\]"),
+        ({"npus_count": [0]}, r"npus_count: expected numbers of at least 1, not \[0\]"),
         ({"npus_count": [4.5]}, "npus_count: expected a list of int"),
         ({"bandwidth": [0]}, "bandwidth: expected positive"),
         ({"latency": [-1]}, "latency: expected numbers that are not negative"),

@@ -247,7 +247,7 @@ def test_simulations_run_side_by_side_in_threads() -> None:
 
 def test_memory_does_not_grow_with_submissions() -> None:
     """A million submissions would show; a hundred thousand leave the same few objects behind as ten thousand."""
-    import resource  # noqa: PLC0415
+    import resource
 
     backend = NativeBackend(network())
     graph = backend.register(Graph.from_nodes([Node("a", NodeType.COMP, duration_ns=1)] * 2))

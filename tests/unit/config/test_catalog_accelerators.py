@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from llmservingsim.config.catalog import AcceleratorSpec, find_accelerator, load_accelerators
-from llmservingsim.config.catalog.accelerator import _catalogue
+from llmservingsim.config.catalog.accelerator import catalogued_accelerators
 from llmservingsim.errors import ConfigError
 
 OWN = """
@@ -50,14 +50,14 @@ def test_data_sheet_numbers_stand_in_the_catalogue(name: str, field: str, value:
     assert getattr(find_accelerator(name), field) == value
 
 
-@pytest.mark.parametrize("spec", _catalogue().values(), ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", catalogued_accelerators().values(), ids=lambda spec: spec.name)
 def test_every_number_of_an_entry_has_a_source(spec: AcceleratorSpec) -> None:
     numbers = {f for f in spec.__struct_fields__ if isinstance(getattr(spec, f), int | float) and getattr(spec, f)}
     assert numbers == set(spec.source)
     assert spec.efficiency.reason
 
 
-@pytest.mark.parametrize("spec", _catalogue().values(), ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", catalogued_accelerators().values(), ids=lambda spec: spec.name)
 def test_narrower_types_are_never_slower(spec: AcceleratorSpec) -> None:
     rates = [rate for rate in (spec.bf16_flops, spec.fp8_flops, spec.fp4_flops) if rate]
     assert rates == sorted(rates)

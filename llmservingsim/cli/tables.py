@@ -1,0 +1,74 @@
+"""Tables on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from llmservingsim.units import format_size
+
+_LATENCIES = (("TTFT", "ttft"), ("TPOT", "tpot"), ("ITL", "itl"), ("E2E", "e2e"), ("queueing", "queueing"))
+_STATISTICS = ("mean", "p50", "p90", "p95", "p99")
+
+
+def print_summary(summary: Mapping[str, Any]) -> None:
+    """Print latencies, throughput and notes of a run."""
+    console = Console()
+    console.print(_latency_table(summary))
+    console.print(_totals_table(summary))
+    for rejection in summary["requests"]["rejections"]:
+        ids = ", ".join(map(str, rejection["request_ids"]))
+        more = ", ..." if rejection["count"] > len(rejection["request_ids"]) else ""
+        console.print(f"rejected {rejection['count']}: {rejection['reason']} (requests {ids}{more})", markup=False)
+    for instance in summary["instances"]:
+        beyond = instance["latency"].get("extrapolated_shapes")
+        if beyond:
+            shapes = ", ".join(f"{operator} {count}" for operator, count in beyond.items())
+            console.print(f"instance {instance['index']}: shapes beyond the measured grid: {shapes}", markup=False)
+    for note in summary["provenance"]["notes"]:
+        console.print(f"note: {note}", markup=False)
+
+
+def _latency_table(summary: Mapping[str, Any]) -> Table:
+    table = Table(title="Latency in ms", title_justify="left")
+    table.add_column("")
+    for statistic in _STATISTICS:
+        table.add_column(statistic, justify="right")
+    for label, key in _LATENCIES:
+        values = summary["latency_ms"][key]
+        cells = [f"{values[s]:,.2f}" for s in _STATISTICS] if values else ["-"] * len(_STATISTICS)
+        table.add_row(label, *cells)
+    return table
+
+
+def _totals_table(summary: Mapping[str, Any]) -> Table:
+    requests, throughput, cache = summary["requests"], summary["throughput"], summary["prefix_cache"]["npu"]
+    table = Table.grid(padding=(0, 2))
+    table.add_row("requests", f"{requests['finished']:,} finished, {requests['rejected']:,} rejected")
+    table.add_row(
+        "throughput",
+        f"{throughput['output_tokens_per_s']:,.1f} output tok/s, "
+        f"{throughput['prompt_tokens_per_s']:,.1f} prompt tok/s, {throughput['requests_per_s']:,.2f} requests/s",
+    )
+    if summary["goodput"] is not None:
+        goodput = summary["goodput"]
+        table.add_row(
+            "goodput", f"{goodput['requests_per_s']:,.2f} requests/s, {goodput['attainment_pct']:.1f} % within SLO"
+        )
+    for instance in summary["instances"]:
+        kv = instance["kv_cache"]
+        blocks = f"{kv['num_gpu_blocks']:,} blocks of {format_size(kv['block_bytes'])}"
+        table.add_row(
+            f"instance {instance['index']}", f"{instance['latency'].get('source', 'own')} latencies, {blocks}"
+        )
+    table.add_row(
+        "prefix cache", f"{cache['hit_pct']:.1f} % of looked-up tokens hit, {summary['preemptions']:,} preemptions"
+    )
+    table.add_row(
+        "time",
+        f"{summary['simulated_s']:,.2f} s simulated in {summary['wall_s']:.2f} s, {summary['iterations']:,} iterations",
+    )
+    return table

@@ -1,0 +1,191 @@
+"""What several rooms of tests share: small inputs, the measured data beside the repository, the command line."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+SHARED = REPOSITORY.parent / "shared"
+MODEL = "meta-llama/Llama-3.2-1B"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write the golden files anew instead of comparing")
+
+
+class Answer(NamedTuple):
+    """What the command line did."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Finished(NamedTuple):
+    """What a process of its own did, and what it took."""
+
+    code: int
+    out: str
+    err: str
+    cpu_s: float
+    peak_bytes: int
+
+
+def run_process(*arguments: object, **environment: str) -> Finished:
+    """Run ``python ARGUMENTS`` with the repository on its path; CPU seconds and memory are this process's alone."""
+    command = [sys.executable, *map(str, arguments)]
+    path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+    inherited = {key: value for key, value in os.environ.items() if key != "FORCE_COLOR"}
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**inherited, "PYTHONPATH": path, **environment},
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    out, err = process.stdout.read(), process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    process.stdout.close()
+    process.stderr.close()
+    return Finished(process.returncode, out, err, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+
+
+@pytest.fixture(scope="session")
+def python() -> Callable[..., Finished]:
+    """Runs Python in a process of its own."""
+    return run_process
+
+
+@pytest.fixture(scope="session")
+def llmservingsim() -> Callable[..., Finished]:
+    """Runs the command line in a process of its own, as a user does."""
+
+    def call(*arguments: object, **environment: str) -> Finished:
+        return run_process("-m", "llmservingsim.cli.main", *arguments, **environment)
+
+    return call
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """Runs the command line in this process, errors and exit code included."""
+    from llmservingsim.cli.main import main
+
+    def call(*arguments: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["llmservingsim", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        captured = capsys.readouterr()
+        return Answer(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def cpu_s() -> Callable[[Callable[[], object]], float]:
+    """Measures the CPU seconds of a call."""
+
+    def measure(call: Callable[[], object]) -> float:
+        start = time.process_time()
+        call()
+        return time.process_time() - start
+
+    return measure
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of measured runs and profiles beside the repository; without it the test is skipped."""
+    if not (SHARED / "data" / "measured").is_dir():
+        pytest.skip(f"the measured runs and profiles are not at {SHARED}")
+    return SHARED
+
+
+def make_cluster(instances: int = 1, serving: Mapping[str, Any] | None = None, **keys: Any) -> dict[str, Any]:
+    """A run of small instances on one node: 64 KV blocks of 16 tokens, 8 sequences, 64 tokens per iteration."""
+    instance = {
+        "model": MODEL,
+        "hardware": "H100",
+        "num_gpu_blocks": 65,
+        "max_num_seqs": 8,
+        "max_num_batched_tokens": 64,
+    }
+    return {
+        "nodes": [{"instances": [dict(instance) for _ in range(instances)]}],
+        "serving": dict(serving or {}),
+        **keys,
+    }
+
+
+@pytest.fixture
+def cluster() -> dict[str, Any]:
+    """One small instance."""
+    return make_cluster()
+
+
+@pytest.fixture(scope="session")
+def clusters() -> Callable[..., dict[str, Any]]:
+    """Makes runs of small instances."""
+    return make_cluster
+
+
+def make_line(index: int = 0, prompt: int = 20, output: int = 5, gap_ns: int = 1_000_000) -> dict[str, Any]:
+    """A line of a request trace."""
+    return {"input_toks": prompt, "output_toks": output, "arrival_time_ns": index * gap_ns}
+
+
+@pytest.fixture
+def lines() -> list[dict[str, Any]]:
+    """Twenty lines of a request trace, one per millisecond."""
+    return [make_line(i) for i in range(20)]
+
+
+@pytest.fixture
+def write_lines(tmp_path: Path) -> Callable[..., Path]:
+    """Writes lines, dictionaries or text, as a request trace."""
+    from json import dumps
+
+    def write(lines: Sequence[object], name: str = "trace.jsonl") -> Path:
+        path = tmp_path / name
+        path.write_text("".join((x if isinstance(x, str) else dumps(x)) + "\n" for x in lines))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def trace(write_lines: Callable[..., Path], lines: list[dict[str, Any]]) -> Path:
+    """The twenty lines as a file."""
+    return write_lines(lines)
+
+
+@pytest.fixture
+def write_config(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a run file: a dictionary as JSON, or text as it is."""
+    from json import dumps
+
+    def write(data: object, name: str = "run.json") -> Path:
+        path = tmp_path / name
+        path.write_text(data if isinstance(data, str) else dumps(data))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def config(write_config: Callable[..., Path], cluster: dict[str, Any]) -> Path:
+    """One small instance as a run file."""
+    return write_config(cluster)

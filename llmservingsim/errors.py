@@ -22,7 +22,8 @@ valid choice.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class LLMServingSimError(Exception):
@@ -75,6 +76,15 @@ class DeadlockError(SimulationError):
 
 class InvariantError(SimulationError):
     """A law of the simulator is broken. This is a bug."""
+
+
+@contextmanager
+def located(place: str) -> Iterator[None]:
+    """Put the key path ``place`` in front of the message of every `UserError` raised inside."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f"{place}: {error}") from error.__cause__
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ import msgspec
 from llmservingsim.backend import Backend, NativeBackend, NetworkModel, SystemModel
 from llmservingsim.config import InstanceSpec, LatencySpec, NetworkSpec, RunSpec, ServingSpec
 from llmservingsim.config.catalog import AcceleratorSpec, ModelFamily, ModelSpec, find_accelerator, find_model
-from llmservingsim.errors import CapacityError, ConfigError
+from llmservingsim.errors import CapacityError, ConfigError, located
 from llmservingsim.instance import DeviceMemory, Instance
 from llmservingsim.latency import BundleSource, LatencySource, RooflineSource, find_bundle
 from llmservingsim.model import (
@@ -26,7 +26,7 @@ from llmservingsim.model import (
 from llmservingsim.plugins import find_plugin
 from llmservingsim.serving import ROUTERS, SCHEDULERS, Engine, EngineConfig, Router, SchedulerConfig
 from llmservingsim.trace import IterationBuilder, capture_sizes
-from llmservingsim.units import format_size, parse_bandwidth, parse_size_bytes, parse_time_ns
+from llmservingsim.units import NS_PER_US, format_size, parse_bandwidth, parse_size_bytes, parse_time_ns
 
 _LARGE_DEVICE_BYTES = 70 * 2**30
 _VARIANTS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "fp8": "fp8"}
@@ -76,30 +76,43 @@ def resolve(spec: RunSpec, libraries: Libraries) -> System:
     Raises:
         UserError: If anything that it names is missing, contradictory, too large or not simulated.
     """
-    placed = [(n, merge(i, spec.serving)) for n, node in enumerate(spec.nodes) for i in node.instances]
-    accelerators = [_accelerator(i, libraries) for _, i in placed]
-    network = _network(spec.network, [i for _, i in placed], accelerators)
+    sample_ns = parse_time_ns(spec.timeseries_interval)
+    if sample_ns < NS_PER_US:
+        raise ConfigError(f"timeseries_interval: expected at least 1us, got {spec.timeseries_interval!r}")
+    places = [
+        _Place(n, k, merge(i, spec.serving)) for n, node in enumerate(spec.nodes) for k, i in enumerate(node.instances)
+    ]
+    parts = []
+    for place in places:
+        with located(place.path):
+            parts.append(_Parts.gather(place.spec, libraries))
+    accelerators = [p.accelerator for p in parts]
+    network = _network(spec.network, [p.spec for p in parts], accelerators)
     system = _system(spec.network, accelerators)
     backend = NativeBackend(network, system)
-    instances = []
+    instances: list[Instance] = []
     first_rank = 0
-    for index, ((node, instance), accelerator) in enumerate(zip(placed, accelerators, strict=True)):
-        ranks = range(first_rank, first_rank + instance.tensor_parallel_size)
+    for place, part in zip(places, parts, strict=True):
+        ranks = range(first_rank, first_rank + part.layout.tp)
         first_rank = ranks.stop
-        parts = _Parts.gather(instance, accelerator, libraries)
-        memory = parts.memory()
-        instances.append(
-            Instance(
-                node=node,
-                model=parts.model.name,
-                engine=parts.engine(index, memory.num_blocks),
-                builder=parts.builder(ranks, libraries),
-                backend=backend,
-                memory=memory,
-            )
-        )
+        with located(place.path):
+            instances.append(part.instance(len(instances), place.node, ranks, libraries, backend))
     router = find_plugin("router", spec.router, ROUTERS)()
-    return System(tuple(instances), backend, router, network, system, parse_time_ns(spec.timeseries_interval))
+    return System(tuple(instances), backend, router, network, system, sample_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """An instance in the run file."""
+
+    node: int
+    position: int
+    spec: InstanceSpec
+
+    @property
+    def path(self) -> str:
+        """Its key path."""
+        return f"nodes[{self.node}].instances[{self.position}]"
 
 
 def merge(instance: InstanceSpec, defaults: ServingSpec) -> InstanceSpec:
@@ -181,13 +194,17 @@ def with_vllm_defaults(spec: InstanceSpec, accelerator: AcceleratorSpec) -> Serv
         ConfigError: If a batch could not give every running request a token.
     """
     large = accelerator.memory_bytes >= _LARGE_DEVICE_BYTES and not accelerator.name.startswith("A100")
-    options: dict[str, Any] = {"max_num_seqs": 1024 if large else 256, "max_num_batched_tokens": 8192 if large else 2048}
+    options: dict[str, Any] = {
+        "max_num_seqs": 1024 if large else 256,
+        "max_num_batched_tokens": 8192 if large else 2048,
+    }
     options |= {k: v for k in Serving.__struct_fields__ if (v := getattr(spec, k)) is not None}
     serving = Serving(**options)
     if serving.max_num_batched_tokens < serving.max_num_seqs:
         raise ConfigError(
-            f"max_num_batched_tokens ({serving.max_num_batched_tokens}) is below max_num_seqs ({serving.max_num_seqs}): "
-            "a batch could not give every running request a token; raise the one or lower the other"
+            f"max_num_batched_tokens ({serving.max_num_batched_tokens}) is below max_num_seqs "
+            f"({serving.max_num_seqs}): a batch could not give every running request a token; "
+            "raise the one or lower the other"
         )
     return serving
 
@@ -203,10 +220,23 @@ class _Parts:
     accelerator: AcceleratorSpec
 
     @classmethod
-    def gather(cls, spec: InstanceSpec, accelerator: AcceleratorSpec, libraries: Libraries) -> _Parts:
-        """Look up the model and complete the options."""
+    def gather(cls, spec: InstanceSpec, libraries: Libraries) -> _Parts:
+        """Look up device and model and complete the options."""
+        accelerator = _accelerator(spec, libraries)
         layout = ParallelLayout(tp=spec.tensor_parallel_size)
         return cls(spec, with_vllm_defaults(spec, accelerator), _model(spec, libraries), layout, accelerator)
+
+    def instance(self, index: int, node: int, ranks: range, libraries: Libraries, backend: Backend) -> Instance:
+        """Put the instance together."""
+        memory = self.memory()
+        return Instance(
+            node=node,
+            model=self.model.name,
+            engine=self.engine(index, memory.num_blocks),
+            builder=self.builder(ranks, libraries),
+            backend=backend,
+            memory=memory,
+        )
 
     def engine(self, index: int, num_gpu_blocks: int) -> Engine:
         """Build the engine."""

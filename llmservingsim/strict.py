@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -32,19 +32,34 @@ def convert(value: object, kind: type[T], where: str, error: type[UserError]) ->
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as problem:
         found = _PATH.search(str(problem))
-        keys = _keys_at(kind, found["path"] if found else "")
-        raise error(f"{where}: {explain_value(value, problem, 'section', keys)}") from None
+        there = _type_at(kind, found["path"] if found else "")
+        keys = sorted({key for struct in _structs(there) for key in struct.__struct_fields__})
+        text = explain_value(value, problem, "section", keys)
+        wrong = _follow(value, found["path"]) if found else value
+        if "expected str" in text and isinstance(wrong, int | float):
+            text += '; a quantity is text with its unit, such as "80GiB", "900GB/s" or "2us"'
+        if "Invalid enum value" in text:
+            choices = [str(c) for c in _choices(there)]
+            text = f"{text}{nearest(str(wrong), choices)}; expected one of {one_of(choices)}"
+        raise error(f"{where}: {text}") from None
 
 
-def _keys_at(kind: Any, path: str) -> list[str]:
-    """List the keys of the struct that a path such as ``nodes[0].instances[1]`` leads to."""
+def _type_at(kind: Any, path: str) -> Any:
+    """Return the annotation that a path such as ``nodes[0].instances[1].dtype`` leads to."""
     for name in re.findall(r"[^.\[\]]+", re.sub(r"\[[^\]]*\]", "", path)):
         for struct in _structs(kind):
             hints = get_type_hints(struct)
             if name in hints:
                 kind = hints[name]
                 break
-    return sorted({key for struct in _structs(kind) for key in struct.__struct_fields__})
+    return kind
+
+
+def _choices(kind: Any) -> list[object]:
+    """The values of the literals inside an annotation such as ``Literal["fcfs", "priority"] | None``."""
+    if get_origin(kind) is Literal:
+        return list(get_args(kind))
+    return [choice for inner in get_args(kind) for choice in _choices(inner)]
 
 
 def _structs(kind: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import typer
 
@@ -24,7 +25,11 @@ app.add_typer(workload.app, name="workload")
 
 
 def main() -> None:
-    """Run the command line; an error raised on purpose becomes one message and an exit code."""
+    """Run the command line; an error raised on purpose becomes one message and an exit code.
+
+    Modules in the working directory can be named as ``module:Class``, as with ``python -m``.
+    """
+    sys.path.append(str(Path.cwd()))
     try:
         app()
     except LLMServingSimError as error:

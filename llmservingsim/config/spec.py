@@ -57,7 +57,7 @@ class LatencySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class ServingSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Options of a serving engine; null means the default, which `llmservingsim.config.resolve` lists.
+    """Options of a serving engine; null means the default, which `llmservingsim.resolve` lists.
 
     Attributes:
         max_num_seqs: Most requests in the running list.
@@ -157,7 +157,7 @@ class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class NetworkSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Links between the devices of an instance; names as in ASTRA-sim.
+    """Links between the devices of all instances, one dimension; names as in ASTRA-sim.
 
     Attributes:
         topology: Shape of the network.

@@ -83,8 +83,7 @@ class Recorder:
 
     def batch_ended(self, instance: Instance, outcome: Outcome) -> None:
         """A batch ended."""
-        prompt = sum(chunk.query_len for chunk in outcome.batch.shape.prefills)
-        self._sampler.count(instance.index, prompt, outcome.num_sampled)
+        self._sampler.count(instance.index, outcome.batch.num_prompt_tokens, outcome.num_sampled)
         gaps = self.token_gaps_ns
         for gap, count in outcome.token_gaps_ns.items():
             gaps[gap] = gaps.get(gap, 0) + count

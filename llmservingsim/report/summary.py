@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import msgspec
@@ -146,7 +147,7 @@ def _instance(instance: Instance) -> dict[str, Any]:
         "kv_cache": {
             "num_gpu_blocks": memory.num_blocks,
             "block_bytes": memory.block_bytes,
-            "predicted": dict(memory.capacity.rows()) if memory.capacity is not None else None,
+            "predicted": asdict(memory.capacity) if memory.capacity is not None else None,
         },
         "latency": instance.builder.source.provenance(),
     }

@@ -33,15 +33,19 @@ class Batch:
         scheduled: The requests listed by name, in the scheduler's order.
         num_in_step: Members of the decode cohort, one token each, that the batch computes beside them.
         shape: What all of them amount to for a kernel.
+        num_prompt_tokens: How many of the new tokens are prompt tokens, those computed again included.
     """
 
-    __slots__ = ("index", "num_in_step", "scheduled", "shape")
+    __slots__ = ("index", "num_in_step", "num_prompt_tokens", "scheduled", "shape")
 
-    def __init__(self, index: int, scheduled: list[Scheduled], num_in_step: int, shape: BatchShape) -> None:
+    def __init__(
+        self, index: int, scheduled: list[Scheduled], num_in_step: int, shape: BatchShape, num_prompt_tokens: int
+    ) -> None:
         self.index = index
         self.scheduled = scheduled
         self.num_in_step = num_in_step
         self.shape = shape
+        self.num_prompt_tokens = num_prompt_tokens
 
     def release(self, member: Scheduled) -> None:
         """List a member of the cohort by name, at its place in the running list's order, which is that of admission."""

@@ -227,11 +227,14 @@ class Engine:
         entries = []
         prefills = []
         decodes = total = len(cohort)
+        num_prompt_tokens = 0
         decode_kv, longest_kv = cohort.kv_tokens, cohort.max_kv_tokens
         for request, tokens in scheduled:
             context = request.num_computed_tokens
             kv = context + tokens
             total += tokens
+            if context < request.num_prompt_tokens:
+                num_prompt_tokens += min(kv, request.num_prompt_tokens) - context
             if tokens == 1:
                 decodes += 1
                 decode_kv += kv
@@ -246,4 +249,4 @@ class Engine:
                 request.awaits_last_token = expected + 1 >= self._final_tokens[request.request_id]
             entries.append(Scheduled(request, tokens, request.num_preemptions, samples))
         shape = BatchShape(tuple(prefills), decodes, decode_kv, longest_kv, total)
-        return Batch(self.iterations, entries, len(cohort), shape)
+        return Batch(self.iterations, entries, len(cohort), shape, num_prompt_tokens)

@@ -34,7 +34,7 @@ def find_model(name: str, dirs: Sequence[Path] = ()) -> ModelSpec:
     known = {**_catalogue(), **dict.fromkeys(_in_directories(dirs))}
     searched = f" nor found in {', '.join(str(folder) for folder in dirs)}" if dirs else ""
     raise ModelError(
-        f"model {name!r} is neither in the catalogue{searched}{nearest(name, known)}; "
+        f"model {name!r} is not in the catalogue{searched}{nearest(name, known)}; "
         f"expected the path of a Hugging Face config.json or one of {one_of(known, 30)}"
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
@@ -38,6 +38,32 @@ def find_plugin(kind: str, name: str, builtins: Mapping[str, Any]) -> Any:
         f"{kind}: {name!r} is unknown{nearest(name, known)}; "
         f"expected one of {one_of(known)}, or your own class as 'package.module:Class'"
     )
+
+
+def make_plugin(
+    kind: str, name: str, builtins: Mapping[str, Any], arguments: Sequence[Any], methods: Sequence[str]
+) -> Any:
+    """Build the implementation called ``name`` and check that it has the methods that will be called.
+
+    Args:
+        kind: The extension point.
+        name: As `find_plugin` takes it.
+        builtins: What ships with the simulator.
+        arguments: What it is built from.
+        methods: What it must have.
+
+    Raises:
+        PluginError: If it is not found, does not take the arguments, or lacks a method.
+    """
+    make = find_plugin(kind, name, builtins)
+    try:
+        made = make(*arguments)
+    except TypeError as error:
+        raise PluginError(f"{kind}: {name!r} cannot be built from {len(arguments)} arguments: {error}") from error
+    for method in methods:
+        if not callable(getattr(made, method, None)):
+            raise PluginError(f"{kind}: {name!r} has no method {method!r}; expected {one_of(methods)}")
+    return made
 
 
 def _load_dotted(kind: str, name: str) -> Any:

@@ -23,8 +23,9 @@ from llmservingsim.model import (
     predict_kv_blocks,
     weight_bytes,
 )
-from llmservingsim.plugins import find_plugin
-from llmservingsim.serving import ROUTERS, SCHEDULERS, Engine, EngineConfig, Router, SchedulerConfig
+from llmservingsim.plugins import make_plugin
+from llmservingsim.serving import ROUTERS, SCHEDULERS, Engine, EngineConfig, Router, Scheduler, SchedulerConfig
+from llmservingsim.serving.kv import KVCacheManager
 from llmservingsim.trace import IterationBuilder, capture_sizes
 from llmservingsim.units import NS_PER_US, format_size, parse_bandwidth, parse_size_bytes, parse_time_ns
 
@@ -97,7 +98,7 @@ def resolve(spec: RunSpec, libraries: Libraries) -> System:
         first_rank = ranks.stop
         with located(place.path):
             instances.append(part.instance(len(instances), place.node, ranks, libraries, backend))
-    router = find_plugin("router", spec.router, ROUTERS)()
+    router = make_plugin("router", spec.router, ROUTERS, (), ("route",))
     return System(tuple(instances), backend, router, network, system, sample_ns)
 
 
@@ -224,7 +225,13 @@ class _Parts:
         """Look up device and model and complete the options."""
         accelerator = _accelerator(spec, libraries)
         layout = ParallelLayout(tp=spec.tensor_parallel_size)
-        return cls(spec, with_vllm_defaults(spec, accelerator), _model(spec, libraries), layout, accelerator)
+        model = _model(spec, libraries)
+        if spec.max_model_len is not None and spec.max_model_len > model.max_position_embeddings:
+            raise ConfigError(
+                f"max_model_len: {spec.max_model_len} is beyond the {model.max_position_embeddings} positions of "
+                f"{model.name}"
+            )
+        return cls(spec, with_vllm_defaults(spec, accelerator), model, layout, accelerator)
 
     def instance(self, index: int, node: int, ranks: range, libraries: Libraries, backend: Backend) -> Instance:
         """Put the instance together."""
@@ -256,7 +263,13 @@ class _Parts:
             enable_prefix_caching=serving.enable_prefix_caching,
             async_scheduling=serving.async_scheduling,
         )
-        return Engine(index, config, find_plugin("scheduler", serving.scheduler, SCHEDULERS))
+
+        def make_scheduler(limits: SchedulerConfig, kv: KVCacheManager) -> Scheduler:
+            methods = ("add", "schedule", "finish", "waiting")
+            made: Scheduler = make_plugin("scheduler", serving.scheduler, SCHEDULERS, (limits, kv), methods)
+            return made
+
+        return Engine(index, config, make_scheduler)
 
     def builder(self, ranks: Sequence[int], libraries: Libraries) -> IterationBuilder:
         """Build what turns batches into graphs."""
@@ -316,8 +329,8 @@ class _Parts:
             variant = latency.variant or _VARIANTS[self.model.dtype]
             folder = find_bundle(libraries.profiles, self.spec.hardware, self.model.name, variant, self.layout.tp)
             return BundleSource(folder, skew=latency.skew)
-        make = find_plugin("latency", source, {"bundle": BundleSource, "roofline": RooflineSource})
-        own: LatencySource = make(self.model, self.layout, self.accelerator)
+        arguments, known = (self.model, self.layout, self.accelerator), {"bundle": None, "roofline": None}
+        own: LatencySource = make_plugin("latency", source, known, arguments, ("latency_ns", "provenance"))
         return own
 
 

@@ -132,6 +132,9 @@ class Never:
     def schedule(self, now_ns: int) -> list[Any]:
         return []
 
+    def finish(self, request: object) -> None:
+        raise AssertionError("nothing is ever scheduled")
+
     def waiting(self) -> list[Any]:
         return self.queue
 

@@ -9,7 +9,7 @@ import pytest
 
 from llmservingsim import plugins
 from llmservingsim.errors import PluginError
-from llmservingsim.plugins import find_plugin
+from llmservingsim.plugins import find_plugin, make_plugin
 
 BUILTINS = {"round_robin": list, "least_loaded": dict}
 
@@ -85,3 +85,17 @@ def test_a_failure_inside_the_users_module_is_shown_as_it_is(tmp_path, monkeypat
     with pytest.raises(AttributeError, match="no_such_function"):
         find_plugin("router", "failing_router_module:Router", BUILTINS)
     assert "failing_router_module" not in sys.modules
+
+
+class Mute:
+    """Has no method at all."""
+
+
+def test_what_is_built_must_have_the_methods_that_will_be_called() -> None:
+    with pytest.raises(PluginError, match=r"router: 'mute' has no method 'route'"):
+        make_plugin("router", "mute", {"mute": Mute}, (), ("route",))
+
+
+def test_what_does_not_take_the_arguments_is_named() -> None:
+    with pytest.raises(PluginError, match=r"router: 'mute' cannot be built from 2 arguments"):
+        make_plugin("router", "mute", {"mute": Mute}, (1, 2), ())

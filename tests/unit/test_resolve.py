@@ -151,3 +151,13 @@ def test_eager_execution_does_not_pad() -> None:
     shape = BatchShape((), 3, 30, 12, 3)
     messages = [b.sizes_bytes(shape) for b in (padded, eager, sizes)]
     assert [m is not None and int(m.max()) for m in messages] == [4 * 4096, 3 * 4096, 3 * 4096]
+
+
+def test_a_length_beyond_the_models_positions_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"nodes\[0\].*max_model_len: 10000000 is beyond the 131072 positions"):
+        system(one(max_model_len=10_000_000))
+
+
+def test_a_router_without_a_route_is_refused_though_one_instance_never_asks_it() -> None:
+    with pytest.raises(PluginError, match="router: 'os:getcwd' has no method 'route'"):
+        system({**one(), "router": "os:getcwd"})

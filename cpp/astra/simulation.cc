@@ -4,6 +4,7 @@
 #include <string>
 
 #include "astra/base/errors.h"
+#include "astra/base/truncate.h"
 
 namespace astra {
 
@@ -55,6 +56,10 @@ Ticket Simulation::submit(GraphId id, Values durations, Values sizes, Ticket aft
   if (after >= next_ticket_ || after < -1) {
     refuse("ticket " + std::to_string(after) + " to follow was never issued");
   }
+  if (now() > kHorizon) {
+    refuse("nothing can be submitted after 2^62 ns; it is " + std::to_string(now()) + " ns");
+  }
+  // Whatever is refused is refused here, before the ticket exists.
   if (spare_.empty()) {
     spare_.push_back(std::make_unique<Submission>());
   }

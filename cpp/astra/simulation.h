@@ -26,8 +26,10 @@ class Simulation final : public EventTarget {
   Time now() const { return services_.events.now(); }
   GraphId add_graph(const GraphSpec& graph);
   std::size_t graph_size(GraphId graph) const;
+  // Raises std::invalid_argument on values that cannot run, and is then as before.
   Ticket submit(GraphId graph, Values durations, Values sizes, Ticket after);
-  // Tickets that complete at the instant reached, ascending.
+  // Tickets that complete at the instant reached, ascending. Raises DeadlockError, and std::invalid_argument if
+  // `until` is past or time exceeds 2^63 ns; nothing but the destructor may follow the latter.
   std::vector<Ticket> advance(Time until);
   std::vector<Time> step_ends(Ticket ticket) const;
   // Returns how many steps remain; a ticket of which none has begun is forgotten.

@@ -49,28 +49,39 @@ ValuesView::~ValuesView() {
 
 namespace {
 
+constexpr bool kConvert = false;  // a conversion would drop fractions and high bits silently
+
 template <typename T>
 std::vector<T> column(nb::handle graph, const char* name) {
   nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu> array;
-  if (!nb::try_cast(graph.attr(name), array)) {
-    astra::refuse(std::string("graph: ") + name + " is not a one-dimensional array of the right type");
+  if (!nb::try_cast(graph.attr(name), array, kConvert)) {
+    astra::refuse(std::string("graph: ") + name + " is not a contiguous one-dimensional array of the right type");
   }
   return {array.data(), array.data() + array.size()};
 }
 
 std::vector<std::uint8_t> flags(nb::handle graph, const char* name) {
   nb::ndarray<const bool, nb::ndim<1>, nb::c_contig, nb::device::cpu> array;
-  if (!nb::try_cast(graph.attr(name), array)) {
-    astra::refuse(std::string("graph: ") + name + " is not a one-dimensional array of bool");
+  if (!nb::try_cast(graph.attr(name), array, kConvert)) {
+    astra::refuse(std::string("graph: ") + name + " is not a contiguous one-dimensional array of bool");
   }
   return {array.data(), array.data() + array.size()};
+}
+
+template <typename T>
+std::vector<T> sequence(nb::handle graph, const char* name, const char* of) {
+  std::vector<T> result;
+  if (!nb::try_cast(graph.attr(name), result)) {
+    astra::refuse(std::string("graph: ") + name + " is not a sequence of " + of);
+  }
+  return result;
 }
 
 }  // namespace
 
 astra::GraphSpec to_spec(nb::handle graph) {
   astra::GraphSpec spec;
-  spec.names = nb::cast<std::vector<std::string>>(graph.attr("names"));
+  spec.names = sequence<std::string>(graph, "names", "strings");
   spec.type = column<std::uint8_t>(graph, "type");
   spec.rank_class = column<std::int32_t>(graph, "rank_class");
   spec.duration_ns = column<std::int64_t>(graph, "duration_ns");
@@ -83,8 +94,8 @@ astra::GraphSpec to_spec(nb::handle graph) {
   spec.is_cpu_op = flags(graph, "is_cpu_op");
   spec.data_deps = {column<std::int32_t>(graph, "data_offsets"), column<std::int32_t>(graph, "data_deps")};
   spec.ctrl_deps = {column<std::int32_t>(graph, "ctrl_offsets"), column<std::int32_t>(graph, "ctrl_deps")};
-  spec.rank_classes = nb::cast<std::vector<std::vector<astra::Rank>>>(graph.attr("rank_classes"));
-  spec.groups = nb::cast<std::vector<std::vector<astra::Rank>>>(graph.attr("groups"));
+  spec.rank_classes = sequence<std::vector<astra::Rank>>(graph, "rank_classes", "sequences of ranks");
+  spec.groups = sequence<std::vector<astra::Rank>>(graph, "groups", "sequences of ranks");
   return spec;
 }
 

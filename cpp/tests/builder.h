@@ -29,6 +29,9 @@ class GraphBuilder {
   int recv(int rank_class, astra::Rank from, astra::Bytes size, std::vector<int> deps = {}) {
     return add(astra::NodeType::kRecv, rank_class, 0, size, from, std::move(deps));
   }
+  int load(int rank_class, astra::Bytes size, std::vector<int> deps = {}) {
+    return add(astra::NodeType::kMemLoad, rank_class, 0, size, -1, std::move(deps));
+  }
   astra::GraphSpec& spec() { return spec_; }
 
  private:

@@ -89,6 +89,69 @@ void refuses_going_back() {
   CHECK_THROWS(simulation.submit(0, {}, {}, -1), std::invalid_argument);
 }
 
+// A memory so slow that it takes a small access, but no large one.
+astra::MemoryConfig slow_memory() { return {{}, {"MEMORY_POOL", 10, 1.0 / (1 << 30), 1}}; }
+
+void survives_a_refused_submission() {
+  GraphBuilder graph(Classes{{0}});
+  graph.comp(0, 4);
+  graph.load(0, 1);
+  Simulation simulation(ring_network(2), {}, slow_memory());
+  const astra::GraphId id = simulation.add_graph(graph.spec());
+  const std::vector<astra::Bytes> sizes = {0, 1, 0, astra::Bytes{1} << 59};
+  CHECK_THROWS(simulation.submit(id, {}, {sizes.data() + 2, 1}, -1), std::invalid_argument);
+  CHECK_THROWS(simulation.submit(id, {}, {sizes.data(), 2}, -1), std::invalid_argument);
+  CHECK(simulation.advance(7).empty() && simulation.now() == 7);
+  const Ticket ticket = simulation.submit(id, {}, {}, -1);
+  CHECK(ticket == 0);
+  CHECK(simulation.advance(INT64_MAX / 2) == Tickets{ticket} && simulation.now() == 7 + 10 + (1 << 30));
+}
+
+void refuses_what_ends_beyond_all_time() {
+  for (const astra::GraphSpec& spec : {timed(), with_events()}) {
+    Simulation simulation(ring_network(2), {}, {});
+    const astra::GraphId graph = simulation.add_graph(spec);
+    simulation.advance(INT64_MAX - 5);
+    CHECK_THROWS(simulation.submit(graph, {}, {}, -1), std::invalid_argument);
+    CHECK(simulation.advance(INT64_MAX).empty());
+  }
+  GraphBuilder chain(Classes{{0}});
+  for (int i = 0; i < 8; ++i) chain.comp(0, astra::Time{1} << 59, i > 0 ? std::vector<int>{i - 1} : std::vector<int>{});
+  Simulation simulation(ring_network(2), {}, {});
+  CHECK_THROWS(simulation.submit(simulation.add_graph(chain.spec()), {}, {}, -1), std::invalid_argument);
+  CHECK(simulation.advance(10).empty());
+}
+
+void refuses_messages_that_take_for_ever() {
+  GraphBuilder collective(Classes{{0}, {1}});
+  collective.all_reduce(0, 64);
+  collective.all_reduce(1, 64);
+  GraphBuilder message(Classes{{0}, {1}});
+  message.send(0, 1, 64);
+  message.recv(1, 0, 64);
+  for (const astra::GraphSpec& spec : {collective.spec(), message.spec()}) {
+    Simulation simulation({{"Ring"}, {2}, {1e-18}, {500}}, {}, {});
+    CHECK_THROWS(simulation.submit(simulation.add_graph(spec), {}, {}, -1), std::invalid_argument);
+    CHECK(simulation.advance(10).empty());
+  }
+}
+
+void refuses_settings_that_overflow() {
+  astra::SystemConfig chunks;
+  chunks.active_chunks_per_dimension = INT64_MAX;
+  CHECK_THROWS(Simulation(ring_network(2), chunks, {}), std::invalid_argument);
+  astra::SystemConfig splits;
+  splits.preferred_dataset_splits = INT64_MAX;
+  CHECK_THROWS(Simulation(ring_network(2), splits, {}), std::invalid_argument);
+  astra::MemoryConfig late = slow_memory();
+  late.remote.latency_ns = INT64_MAX;
+  CHECK_THROWS(Simulation(ring_network(2), {}, late), std::invalid_argument);
+  astra::MemoryConfig wide = slow_memory();
+  wide.remote.type = "PER_NODE_MEMORY_EXPANSION";
+  wide.remote.npus_per_node = INT64_MAX;
+  CHECK_THROWS(Simulation(ring_network(2), {}, wide), std::invalid_argument);
+}
+
 }  // namespace
 
 Tests simulation_tests() {
@@ -98,5 +161,9 @@ Tests simulation_tests() {
       {"a deadlock lists who waits for what", lists_who_is_stuck},
       {"simulations run side by side in threads", lives_in_many_threads},
       {"time does not go back", refuses_going_back},
+      {"a refused submission leaves the simulation as it was", survives_a_refused_submission},
+      {"what would end beyond all time is refused when it is submitted", refuses_what_ends_beyond_all_time},
+      {"messages that would take for ever are refused when they are submitted", refuses_messages_that_take_for_ever},
+      {"settings whose arithmetic would overflow are refused", refuses_settings_that_overflow},
   };
 }

@@ -14,6 +14,9 @@ class NativeBackend(_native.Simulation):
     its own messages on every rank. What a completed ticket did (`step_ends_ns`, `rank_finish_ns`) can be asked until
     the next `advance`. A step that follows another step or ticket begins when the clock leaves the instant at which
     that one ended; until then `cut` drops it.
+
+    Many can run in threads side by side; each is for one thread at a time: while one is inside `advance`, calls of
+    others raise RuntimeError.
     """
 
     def __init__(

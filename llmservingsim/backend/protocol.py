@@ -46,7 +46,10 @@ class Backend(Protocol):
             graph: What `register` returned.
             durations_ns: Shape ``[nodes]`` or ``[steps, nodes]``; None keeps the registered values.
             sizes_bytes: Same shapes as ``durations_ns``.
-            after: A ticket that must complete first; -1 or a completed ticket means now.
+            after: A ticket that must complete first; -1, or one that completed or was forgotten by `cut`, means now.
+
+        Raises:
+            ValueError: If the values cannot run or ``after`` was never issued; the backend is then as before.
         """
         ...
 
@@ -54,7 +57,12 @@ class Backend(Protocol):
         """Move the clock to the next completion, at most to ``until_ns``.
 
         Returns every ticket that completes at the instant reached, in order of submission; an empty list if
-        ``until_ns`` came first. Raises DeadlockError if a submitted graph can never complete.
+        ``until_ns`` came first.
+
+        Raises:
+            DeadlockError: If nothing is left to happen and a submitted graph has not completed. Later submissions could
+                not help it: graphs exchange no messages with each other.
+            ValueError: If ``until_ns`` is past.
         """
         ...
 

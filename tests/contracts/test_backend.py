@@ -157,6 +157,15 @@ def test_a_ticket_cut_before_it_began_is_forgotten(backend: Backend, shape: Call
     assert backend.advance(100) == []
 
 
+def test_what_follows_a_forgotten_ticket_begins_now(backend: Backend, shape: Callable[..., Graph]) -> None:
+    graph = backend.register(shape(5, 6))
+    leader = backend.submit(graph)
+    forgotten = backend.submit(graph, after=leader)
+    assert backend.cut(forgotten) == 0
+    ticket = backend.submit(graph, after=forgotten)
+    assert backend.advance(FOREVER) == [leader, ticket]
+
+
 def test_a_follower_can_be_cut_at_the_instant_its_leader_completes(
     backend: Backend, shape: Callable[..., Graph]
 ) -> None:

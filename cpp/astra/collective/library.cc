@@ -110,6 +110,20 @@ bool CollectiveLibrary::is_instant(const Communicator& communicator, Bytes size)
 
 Time CollectiveLibrary::reduction(Bytes bytes) const { return reduction_time(bytes, config_.local_mem_bandwidth); }
 
+void CollectiveLibrary::check_times(const Communicator& communicator, CollectiveType type, Bytes size,
+                                    Rank rank) const {
+  const auto members = static_cast<std::int32_t>(communicator.ranks.size());
+  if (members == 1 || is_instant(communicator, size)) {
+    return;
+  }
+  const CollectiveAlgorithm& algorithm = this->algorithm(type);
+  const std::int32_t index = communicator.place[static_cast<std::size_t>(rank)];
+  const Phase phase = algorithm.phase(type, chunks(type, size).bytes, members, index);
+  const Block block = algorithm.block(phase, 0);
+  network_.fixed_delay(rank, communicator.ranks[static_cast<std::size_t>(block.to)], block.bytes);
+  reduction(block.bytes);
+}
+
 bool CollectiveLibrary::is_symmetric(const Communicator& communicator) const {
   const std::vector<Rank>& ranks = communicator.ranks;
   if (ranks.size() == 1) {

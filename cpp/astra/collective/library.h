@@ -32,6 +32,8 @@ class CollectiveLibrary {
   // Whether nothing has to move: one rank, or (outside parity mode) no bytes.
   bool is_instant(const Communicator& communicator, Bytes size) const;
   Time reduction(Bytes bytes) const;
+  // Raises std::invalid_argument if a rank's part in a collective takes longer than time can count.
+  void check_times(const Communicator& communicator, CollectiveType type, Bytes size, Rank rank) const;
   // Whether all ranks of the communicator see equal distances, so that one stands for all.
   bool is_symmetric(const Communicator& communicator) const;
   // Time of a collective that all ranks of a symmetric communicator enter at the same instant.

@@ -61,6 +61,10 @@ Plan make_plan(const GraphSpec& graph, const Services& services);
 void check_values(const Plan& plan, const Services& services, const Time* durations, const Bytes* sizes,
                   std::size_t step);
 
+// Raises std::invalid_argument on durations or sizes that take longer than time can count, so that no node is refused
+// once others have started.
+void check_times(const Plan& plan, const Services& services, const Time* durations, const Bytes* sizes);
+
 // How long a timed node takes.
 Time node_time(const PlanNode& node, const Services& services, const Time* durations, const Bytes* sizes);
 

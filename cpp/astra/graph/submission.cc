@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "astra/base/errors.h"
+#include "astra/base/truncate.h"
 
 namespace astra {
 
@@ -15,6 +16,8 @@ void Submission::reset(Ticket new_ticket, GraphId new_graph, const Plan& plan, c
   followers.clear();
   plan_ = &plan;
   steps_ = std::max({durations.steps, sizes.steps, std::size_t{1}});
+  check((durations.data == nullptr || durations.steps == steps_) && (sizes.data == nullptr || sizes.steps == steps_),
+        "durations and sizes have equally many steps");
   ends_.clear();
   lane_times_.clear();
   lane_compute_.clear();
@@ -26,6 +29,9 @@ void Submission::reset(Ticket new_ticket, GraphId new_graph, const Plan& plan, c
   if (plan.is_timed) {
     time_steps(services, durations, sizes);
     return;
+  }
+  for (std::size_t step = 0; step < steps_; ++step) {
+    check_times(plan, services, durations.row(step, plan.durations), sizes.row(step, plan.sizes));
   }
   lane_compute_.assign(plan.lanes.size(), 0);
   const std::size_t count = steps_ * plan.names.size();
@@ -49,9 +55,7 @@ void Submission::time_steps(const Services& services, Values durations, Values s
       lane_compute_.push_back(chain.compute);
       longest = std::max(longest, chain.total);
     }
-    if (__builtin_add_overflow(end, longest, &end)) {
-      refuse("simulated time exceeds 2^63 ns: there are too many steps");
-    }
+    end = checked_sum(end, longest);
     ends_.push_back(end);
   }
 }

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "astra/base/errors.h"
+#include "astra/base/truncate.h"
 #include "astra/graph/plan.h"
 
 namespace astra {
@@ -38,12 +39,39 @@ ChainTime chain_time(const Plan& plan, const Lane& lane, const Services& service
   for (const std::uint32_t i : lane.chain) {
     const PlanNode& node = plan.nodes[i];
     const Time time = node_time(node, services, durations, sizes);
-    if (__builtin_add_overflow(result.total, time, &result.total)) {
-      refuse("simulated time exceeds 2^63 ns: a duration or size is too large");
-    }
+    result.total = checked_sum(result.total, time);
     result.compute += node.slot == Slot::kCompute ? time : 0;
   }
   return result;
+}
+
+namespace {
+
+void check_start(const PlanNode& node, const Plan& plan, const Services& services, const Time* durations,
+                 const Bytes* sizes) {
+  const Rank rank = plan.lanes[node.lane].rank;
+  const Bytes size = sizes[node.source];
+  if (node.type == NodeType::kSend) {
+    services.network->fixed_delay(rank, node.peer, size);
+  } else if (node.type == NodeType::kColl && !node.is_timed) {
+    services.collectives->check_times(*node.communicator, node.collective, size, rank);
+  } else {
+    node_time(node, services, durations, sizes);
+  }
+}
+
+}  // namespace
+
+void check_times(const Plan& plan, const Services& services, const Time* durations, const Bytes* sizes) {
+  for (const Lane& lane : plan.lanes) {
+    if (!lane.chain.empty()) {
+      chain_time(plan, lane, services, durations, sizes);
+      continue;
+    }
+    for (std::uint32_t node = lane.first; node < lane.last; ++node) {
+      check_start(plan.nodes[node], plan, services, durations, sizes);
+    }
+  }
 }
 
 void check_values(const Plan& plan, const Services& services, const Time* durations, const Bytes* sizes,

@@ -83,6 +83,9 @@ std::unique_ptr<MemoryModel> make_memory(const MemoryLevel& level, const char* w
   if (level.latency_ns < 0 || !(level.bandwidth >= 0) || !std::isfinite(level.bandwidth)) {
     refuse(prefix + "latency and bandwidth must not be negative");
   }
+  if (level.latency_ns > static_cast<Time>(kLongest)) {
+    refuse(prefix + "latency must be at most 10^18 ns, not " + std::to_string(level.latency_ns));
+  }
   if (level.type == "NO_MEMORY_EXPANSION") return nullptr;
   if (level.type == "PER_NPU_MEMORY_EXPANSION") return std::make_unique<PerNpuMemory>(level, events);
   if (level.type == "MEMORY_POOL") return std::make_unique<QueuedMemory>(level, npus, npus, events);
@@ -90,8 +93,8 @@ std::unique_ptr<MemoryModel> make_memory(const MemoryLevel& level, const char* w
     refuse(prefix + "type '" + level.type +
            "' is not one of MEMORY_POOL, NO_MEMORY_EXPANSION, PER_NODE_MEMORY_EXPANSION, PER_NPU_MEMORY_EXPANSION");
   }
-  if (level.npus_per_node < 1) {
-    refuse(prefix + "npus_per_node must be at least 1, not " + std::to_string(level.npus_per_node));
+  if (level.npus_per_node < 1 || level.npus_per_node > kMostCount) {
+    refuse(prefix + "npus_per_node must be between 1 and 2^24, not " + std::to_string(level.npus_per_node));
   }
   return std::make_unique<QueuedMemory>(level, level.npus_per_node, npus, events);
 }

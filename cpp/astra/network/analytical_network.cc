@@ -18,7 +18,7 @@ void check_config(const NetworkConfig& config) {
   if (dims > 1) {
     refuse("network: " + std::to_string(dims) + " dimensions are not supported by this network model; give one");
   }
-  if (config.npus_count[0] < 1 || config.npus_count[0] > (1 << 24)) {
+  if (config.npus_count[0] < 1 || config.npus_count[0] > kMostCount) {
     refuse("network: npus_count must be between 1 and 2^24, not " + std::to_string(config.npus_count[0]));
   }
   if (!(config.bandwidth[0] > 0) || !std::isfinite(config.bandwidth[0])) {

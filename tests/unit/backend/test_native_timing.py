@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -243,6 +244,41 @@ def test_simulations_run_side_by_side_in_threads() -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(simulate, range(16))) == [0] * 16
+
+
+def test_a_backend_in_use_refuses_other_threads() -> None:
+    backend = NativeBackend(network())
+    nodes = [Node("a", NodeType.COMP, duration_ns=1), Node("b", NodeType.COMP, duration_ns=1)]
+    graph = backend.register(Graph.from_nodes(nodes))
+    # Half a second of events: long enough to be seen from here.
+    ticket = backend.submit(graph, np.ones((2_000_000, 2), dtype=np.int64))
+    with ThreadPoolExecutor(1) as pool:
+        completed = pool.submit(backend.advance, FOREVER)
+        refusals = []
+        while not completed.done() and not refusals:
+            try:
+                assert backend.now_ns in (0, 4_000_000)
+            except RuntimeError as error:
+                refusals.append(str(error))
+        assert completed.result() == [ticket]
+    assert refusals == ["the backend is in use: another thread is inside its advance"]
+    assert backend.now_ns == 4_000_000
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("duration_ns", np.array([1.7])),
+        ("rank_class", np.array([2**32])),
+        ("is_cpu_op", np.array([2])),
+        ("names", (1,)),
+        ("rank_classes", ((0.5,),)),
+    ],
+)
+def test_columns_of_another_type_are_refused_rather_than_converted(column: str, values: object) -> None:
+    graph = replace(Graph.from_nodes([Node("a", NodeType.COMP, duration_ns=10)]), **{column: values})
+    with pytest.raises(ValueError, match=f"graph: {column} is not a"):
+        NativeBackend(network()).register(graph)
 
 
 def test_memory_does_not_grow_with_submissions() -> None:

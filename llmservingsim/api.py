@@ -30,7 +30,6 @@ from llmservingsim.workload import (
     Workload,
     open_workload,
 )
-from llmservingsim.workload.stream import cut
 
 PathLike = str | Path
 ConfigLike = PathLike | Mapping[str, Any] | RunSpec
@@ -63,6 +62,11 @@ class RunOptions:
     emit_iterations: range = range(10)
     on_progress: Callable[[Run], None] | None = None
 
+    def __post_init__(self) -> None:
+        for key in ("overrides", "profiles", "models", "hardware"):
+            if isinstance(value := getattr(self, key), str | Path):
+                raise ConfigError(f"{key}: expected a list, got {str(value)!r}; write [{str(value)!r}]")
+
 
 class Run:
     """A run that is ready to start: everything is looked up and checked.
@@ -90,7 +94,9 @@ class Run:
         self.spec, self.notes = load_spec(config, self.options.overrides)
         if self.options.seed is not None:
             self.spec = msgspec.structs.replace(self.spec, seed=self.options.seed)
-        self.system: System = resolve(self.spec, _libraries(self.options))
+        self.system: System = resolve(
+            self.spec, find_libraries(self.options.profiles, self.options.models, self.options.hardware)
+        )
         source = workload if workload is not None else _configured_workload(self.spec, config)
         self.workload: Workload = _open(source, self.options.num_requests)
         self.recorder = Recorder(self.system.instances, self.system.sample_ns)
@@ -169,14 +175,19 @@ def load_spec(config: ConfigLike, overrides: Sequence[str] = ()) -> tuple[RunSpe
     return apply_overrides(spec, overrides), notes
 
 
-def _libraries(options: RunOptions) -> Libraries:
-    for directory in (*options.profiles, *options.models):
+def find_libraries(profiles: Sequence[PathLike], models: Sequence[PathLike], hardware: Sequence[PathLike]) -> Libraries:
+    """Open the places where a run may look things up beside the catalogue.
+
+    Raises:
+        ConfigError: If a directory does not exist or a file of accelerators is wrong.
+    """
+    for directory in (*profiles, *models):
         if not Path(directory).is_dir():
             raise ConfigError(f"{directory}: no such directory")
     return Libraries(
-        profiles=tuple(map(Path, options.profiles)),
-        models=tuple(map(Path, options.models)),
-        accelerators=load_accelerators(list(map(Path, options.hardware))) if options.hardware else {},
+        profiles=tuple(map(Path, profiles)),
+        models=tuple(map(Path, models)),
+        accelerators=load_accelerators(list(map(Path, hardware))) if hardware else {},
     )
 
 
@@ -194,8 +205,7 @@ def _open(source: WorkloadLike, limit: int | None) -> Workload:
         return open_workload(Path(source), limit)
     if isinstance(source, GeneratorSpec):
         return open_workload(source, limit)
-    items = sorted(source, key=lambda item: item.arrival_ns)
-    return ListWorkload(list(cut(items, limit, max_model_len=None)))
+    return ListWorkload(list(source), limit=limit)
 
 
 def _version() -> str:

@@ -77,7 +77,7 @@ class TraceExporter:
     def close(self) -> Path:
         """Write iterations.csv; return its path."""
         path = self._directory / "iterations.csv"
-        with path.open("w", newline="") as file:
+        with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(COLUMNS)
             writer.writerows(self._rows)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from llmservingsim.backend import Backend, Ticket
+from llmservingsim.errors import SimulationError
 from llmservingsim.model import CapacityReport
 from llmservingsim.serving import Engine, InstanceLoad, Outcome
 from llmservingsim.serving.batch import Batch
@@ -97,17 +98,27 @@ class Instance:
         )
 
     def begin(self, now_ns: int) -> list[Ticket]:
-        """Submit every batch that can be launched now; each runs after the one before."""
+        """Submit every batch that can be launched now; each runs after the one before.
+
+        Raises:
+            SimulationError: If a latency is negative or larger than the backend can count.
+        """
         tickets = []
         while (batch := self.engine.next_batch(now_ns)) is not None:
-            durations, sizes = self.builder.durations_ns(batch.shape), self.builder.sizes_bytes(batch.shape)
-            self._last = self._backend.submit(self._graph, durations, sizes, self._last)
-            if sizes is not None:
-                self.collective_bytes += int(sizes.sum())
-            tickets.append(self._last)
+            tickets.append(self._submit(batch))
             if self.listener is not None:
                 self.listener.submitted(self, batch, now_ns)
         return tickets
+
+    def _submit(self, batch: Batch) -> Ticket:
+        try:
+            durations, sizes = self.builder.durations_ns(batch.shape), self.builder.sizes_bytes(batch.shape)
+            self._last = self._backend.submit(self._graph, durations, sizes, self._last)
+        except (ValueError, OverflowError) as error:  # a latency that no clock can count
+            raise SimulationError(f"instance {self.index}, iteration {batch.index}: {error}") from error
+        if sizes is not None:
+            self.collective_bytes += int(sizes.sum())
+        return self._last
 
     def complete(self, now_ns: int) -> Outcome:
         """Apply the oldest batch in flight, which has just ended."""

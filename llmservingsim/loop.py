@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from itertools import count
 
 from llmservingsim.backend import Ticket
-from llmservingsim.errors import ConfigError, DeadlockError, nearest, one_of
+from llmservingsim.errors import ConfigError, DeadlockError, PluginError, WorkloadError, nearest, one_of
 from llmservingsim.instance import Instance
 from llmservingsim.report import Recorder
 from llmservingsim.resolve import System
 from llmservingsim.serving.router import RoutedRequest
+from llmservingsim.units import TIME_MAX_NS
 from llmservingsim.workload import RequestSpec, Workload
 
-_FOREVER_NS = 2**62
 _PROGRESS_TURNS = 64
 
 
@@ -33,6 +33,7 @@ def serve(
         on_progress: Called every 64 turns of the loop.
 
     Raises:
+        UserError: If a request asks for a model that nobody serves, or the router for an instance that is none.
         DeadlockError: If nothing runs and nothing will arrive while instances still hold requests.
     """
     backend = system.backend
@@ -51,7 +52,9 @@ def serve(
         if arrival_ns is None:
             if not owners:
                 break
-            arrival_ns = _FOREVER_NS
+            arrival_ns = TIME_MAX_NS
+        elif arrival_ns >= TIME_MAX_NS:
+            raise WorkloadError(f"a request arrives at {arrival_ns} ns; expected all of them before {TIME_MAX_NS} ns")
         completed = backend.advance(arrival_ns)
         now_ns = backend.now_ns
         recorder.clock_moved(now_ns)
@@ -76,7 +79,13 @@ def _admit(spec: RequestSpec, system: System, workload: Workload, recorder: Reco
     if len(serving) == 1:
         instance = serving[0]
     else:
-        instance = serving[system.router.route(RoutedRequest.of(spec), [i.load() for i in serving])]
+        position = system.router.route(RoutedRequest.of(spec), [i.load() for i in serving])
+        if position not in range(len(serving)):
+            raise PluginError(
+                f"router: {type(system.router).__name__!r} chose {position!r} for request {spec.request_id}; "
+                f"expected a position from 0 to {len(serving) - 1}"
+            )
+        instance = serving[position]
     reason = instance.engine.reject_reason(spec)
     if reason is not None:
         recorder.rejected(spec, instance, reason.value)

@@ -19,6 +19,7 @@ from llmservingsim.latency import BundleSource, LatencySource, RooflineSource, f
 from llmservingsim.model import (
     CapacityInputs,
     ParallelLayout,
+    check_layout,
     kv_bytes_per_token,
     predict_kv_blocks,
     weight_bytes,
@@ -31,6 +32,7 @@ from llmservingsim.units import NS_PER_US, format_size, parse_bandwidth, parse_s
 
 _LARGE_DEVICE_BYTES = 70 * 2**30
 _VARIANTS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "fp8": "fp8"}
+_KV_BLOCKS_MAX = 2**24
 _LINK_GIB = 2**30
 _MEMORY_GB = 10**9
 
@@ -90,7 +92,10 @@ def resolve(spec: RunSpec, libraries: Libraries) -> System:
     accelerators = [p.accelerator for p in parts]
     network = _network(spec.network, [p.spec for p in parts], accelerators)
     system = _system(spec.network, accelerators)
-    backend = NativeBackend(network, system)
+    try:
+        backend = NativeBackend(network, system)
+    except ValueError as error:  # the backend's own limits
+        raise ConfigError(str(error)) from error
     instances: list[Instance] = []
     first_rank = 0
     for place, part in zip(places, parts, strict=True):
@@ -226,6 +231,7 @@ class _Parts:
         accelerator = _accelerator(spec, libraries)
         layout = ParallelLayout(tp=spec.tensor_parallel_size)
         model = _model(spec, libraries)
+        check_layout(model, layout)
         if spec.max_model_len is not None and spec.max_model_len > model.max_position_embeddings:
             raise ConfigError(
                 f"max_model_len: {spec.max_model_len} is beyond the {model.max_position_embeddings} positions of "
@@ -293,6 +299,11 @@ class _Parts:
         else:
             report = predict_kv_blocks(self.model, self.layout, self._capacity_inputs())
             blocks = report.num_blocks
+        if blocks > _KV_BLOCKS_MAX:
+            raise ConfigError(
+                f"the KV cache would have {blocks:,} blocks of {format_size(block)}; expected at most "
+                f"{_KV_BLOCKS_MAX:,}: lower num_gpu_blocks or memory_size, or raise block_size"
+            )
         return DeviceMemory(self.accelerator.memory_bytes, weights, block, blocks, report)
 
     def _blocks_beside_weights(self, weights_bytes: int, block_bytes: int) -> int:

@@ -12,7 +12,7 @@ from llmservingsim.errors import UserError, nearest, one_of
 
 T = TypeVar("T")
 
-_PATH = re.compile(r" - at `\$\.?(?P<path>.*)`$")
+_PATH = re.compile(r" - at (`key` in )?`\$\.?(?P<path>.*)`$")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<key>.*)`$")
 _MISSING = re.compile(r"Object missing required field `(?P<key>.*)`$")
 _EXPECTED = re.compile(r"Expected (?P<what>.*?)(, got `.*`)?$")
@@ -37,7 +37,7 @@ def convert(value: object, kind: type[T], where: str, error: type[UserError]) ->
         text = explain_value(value, problem, "section", keys)
         wrong = _follow(value, found["path"]) if found else value
         if "expected str" in text and isinstance(wrong, int | float):
-            text += '; a quantity is text with its unit, such as "80GiB", "900GB/s" or "2us"'
+            text += '; a name of digits stands in quotes, a quantity has a unit, such as "80GiB" or "2us"'
         if "Invalid enum value" in text:
             choices = [str(c) for c in _choices(there)]
             text = f"{text}{nearest(str(wrong), choices)}; expected one of {one_of(choices)}"
@@ -82,7 +82,7 @@ def explain(line: bytes, error: Exception, kind: str, keys: Sequence[str]) -> st
         return f"broken JSON: {error}"
     try:
         value = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as problem:  # behind the key that does not fit
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:  # behind the key that does not fit
         return f"broken JSON: {problem}"
     return explain_value(value, error, kind, keys)
 
@@ -94,6 +94,9 @@ def explain_value(value: object, error: msgspec.ValidationError, kind: str, keys
     path = found["path"] if found else ""
     text = _PATH.sub("", message)
     place = f"{path}: " if path else ""
+    if "at `key` in" in message:
+        wrong = next(key for key in dict(_follow(value, path)) if not isinstance(key, str))  # type: ignore[call-overload]
+        return f"{place or kind + ': '}expected keys that are text, got {_show(wrong)}"
     if match := _UNKNOWN.match(text):
         key = match["key"]
         return f"{place}unknown key {key!r} in a {kind}{nearest(key, keys)}; expected {one_of(set(keys))}"

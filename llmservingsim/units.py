@@ -15,6 +15,8 @@ from llmservingsim.errors import ConfigError, nearest, one_of
 NS_PER_US = 1_000
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
+TIME_MAX_NS = 2**62
+"""146 years: sums of two times still fit the backend's 64 bits."""
 
 _TIME_NS = {"ns": 1, "us": NS_PER_US, "ms": NS_PER_MS, "s": NS_PER_S, "min": 60 * NS_PER_S, "h": 3600 * NS_PER_S}
 _PREFIX = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
@@ -46,7 +48,10 @@ def _parse(text: object, units: Mapping[str, float], kind: str, example: str) ->
 
 def parse_time_ns(text: object) -> int:
     """Parse a duration such as ``"2us"`` or ``"1.5 s"`` into nanoseconds."""
-    return round(_parse(text, _TIME_NS, "time", "2us"))
+    time_ns = round(_parse(text, _TIME_NS, "time", "2us"))
+    if time_ns > TIME_MAX_NS:
+        raise ConfigError(f"{text!r} is too large for a time; expected at most {TIME_MAX_NS} ns")
+    return time_ns
 
 
 def parse_size_bytes(text: object) -> int:

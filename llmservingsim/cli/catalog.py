@@ -71,7 +71,9 @@ def _list_hardware(entries: list[AcceleratorSpec], *, as_json: bool) -> None:
 def _print(table: Table) -> None:
     """Print a table; a file or a pipe has no width, so nothing is wrapped or cut there."""
     console = Console()
-    console.print(table, width=None if console.is_terminal else _PIPE_COLUMNS)
+    if not console.is_terminal:
+        console = Console(width=_PIPE_COLUMNS)
+    console.print(table)
 
 
 def _list_models(*, as_json: bool) -> None:

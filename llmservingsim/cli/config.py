@@ -8,11 +8,10 @@ from typing import Annotated
 import msgspec
 import typer
 
-from llmservingsim.api import load_spec
+from llmservingsim.api import find_libraries, load_spec
 from llmservingsim.cli.run import Config, Hardware, Models, Overrides, Profiles
 from llmservingsim.config import json_schema
-from llmservingsim.config.catalog import load_accelerators
-from llmservingsim.resolve import Libraries, resolve
+from llmservingsim.resolve import resolve
 from llmservingsim.units import format_size
 
 app = typer.Typer(help="Show, check and describe run files.", no_args_is_help=True)
@@ -35,8 +34,7 @@ def check(
 ) -> None:
     """Look up everything that a run file names, and print what each instance would have."""
     spec, notes = load_spec(config, overrides)
-    own = load_accelerators(hardware) if hardware else {}
-    system = resolve(spec, Libraries(tuple(profiles), tuple(models), own))
+    system = resolve(spec, find_libraries(profiles, models, hardware))
     for instance in system.instances:
         memory = instance.memory
         tokens = memory.num_blocks * instance.engine.config.block_size
@@ -62,4 +60,4 @@ def schema(output: Annotated[Path | None, typer.Option("--output", "-o", help="W
     if output is None:
         print(text, end="")
     else:
-        output.write_text(text)
+        output.write_text(text, encoding="utf-8")

@@ -22,14 +22,19 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     for rejection in summary["requests"]["rejections"]:
         ids = ", ".join(map(str, rejection["request_ids"]))
         more = ", ..." if rejection["count"] > len(rejection["request_ids"]) else ""
-        console.print(f"rejected {rejection['count']}: {rejection['reason']} (requests {ids}{more})", markup=False)
+        _print_line(console, f"rejected {rejection['count']}: {rejection['reason']} (requests {ids}{more})")
     for instance in summary["instances"]:
         beyond = instance["latency"].get("extrapolated_shapes")
         if beyond:
             shapes = ", ".join(f"{operator} {count}" for operator, count in beyond.items())
-            console.print(f"instance {instance['index']}: shapes beyond the measured grid: {shapes}", markup=False)
+            _print_line(console, f"instance {instance['index']}: shapes beyond the measured grid: {shapes}")
     for note in summary["provenance"]["notes"]:
-        console.print(f"note: {note}", markup=False)
+        _print_line(console, f"note: {note}")
+
+
+def _print_line(console: Console, text: str) -> None:
+    """Print a text as it is; a pipe has no width to wrap it at."""
+    console.print(text, markup=False, soft_wrap=not console.is_terminal)
 
 
 def _latency_table(summary: Mapping[str, Any]) -> Table:

@@ -106,12 +106,12 @@ def _lengths(
 
 def _length(text: str, option: str) -> Mapping[str, Any]:
     """Read a length distribution as `_LENGTH_HELP` describes it."""
-    if text.isdigit():
+    if text.isdecimal():
         return {"distribution": "fixed", "tokens": int(text)}
     kind, _, rest = text.partition(":")
     if kind == "uniform":
         low, dash, high = rest.partition("-")
-        if dash and low.isdigit() and high.isdigit():
+        if dash and low.isdecimal() and high.isdecimal():
             return {"distribution": "uniform", "min": int(low), "max": int(high)}
         raise ConfigError(f"{option} {text}: expected uniform:MIN-MAX, such as uniform:1-512")
     if kind == "lognormal":

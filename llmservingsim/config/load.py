@@ -49,15 +49,17 @@ def read_data(path: Path) -> object:
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise ConfigError(f"{path}: no such file{nearest(path.name, siblings)}")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".toml":
             return tomllib.loads(text)
         if path.suffix == ".json":
-            return json.loads(text)
+            return json.loads(text, object_pairs_hook=_distinct)
         if path.suffix in SUFFIXES:
             return _read_yaml(text)
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: is nested too deeply; expected a run file") from error
     raise ConfigError(f"{path}: expected a file that ends in {one_of(SUFFIXES)}")
 
 
@@ -98,7 +100,7 @@ def _set(data: Any, keys: Sequence[str], value: object, override: str) -> None:
         where = ".".join(keys[:depth]) or "the run"
         last = depth == len(keys) - 1
         if isinstance(data, list):
-            if not key.isdigit() or int(key) >= len(data):
+            if not key.isdecimal() or int(key) >= len(data):
                 raise ConfigError(f"--set {override}: {where} has the entries 0 to {len(data) - 1}, got {key!r}")
             place: Any = int(key)
         elif isinstance(data, dict):
@@ -123,17 +125,51 @@ def _value(text: str) -> object:
         return text
 
 
+def _distinct(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+    """Make an object of its pairs; JSON alone would let the last of two equal keys win in silence."""
+    found: dict[str, object] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key!r} stands twice in one section")
+        found[key] = value
+    return found
+
+
 def _read_yaml(text: str) -> object:
     import yaml
 
     try:
-        return yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        _check_keys(root)
+        return None if root is None else loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
         raise ValueError(f"{place}broken YAML: {error.problem or error.context}") from error
     except yaml.YAMLError as error:
         raise ValueError(f"broken YAML: {' '.join(str(error).split())}") from error
+
+
+def _check_keys(root: Any) -> None:
+    """Raise for a key that stands twice in a mapping; PyYAML alone would let the last one win in silence."""
+    import yaml
+
+    seen, nodes = set(), [root]
+    while nodes:
+        node = nodes.pop()
+        if id(node) in seen:  # an alias
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+        elif isinstance(node, yaml.MappingNode):
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            for position, (key, value) in enumerate(node.value):
+                nodes.append(value)
+                if key.value in keys[:position]:
+                    problem = f"the key {key.value!r} stands twice in one section"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
 
 
 def json_schema() -> Mapping[str, Any]:

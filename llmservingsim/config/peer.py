@@ -28,8 +28,8 @@ from llmservingsim.strict import convert
 _DEFAULTS = ServingSpec(max_num_seqs=128, max_num_batched_tokens=2048, block_size=16)
 """What that program assumes where its file is silent."""
 
-Amount = Annotated[float, Meta(ge=0)]
-Positive = Annotated[float, Meta(gt=0)]
+Amount = Annotated[float, Meta(ge=0, le=1e12)]
+Positive = Annotated[float, Meta(gt=0, le=1e12)]
 
 
 class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -16,6 +16,7 @@ from llmservingsim.errors import ConfigError
 from llmservingsim.units import parse_bandwidth, parse_size_bytes, parse_time_ns
 
 Count = Annotated[int, Meta(ge=1)]
+Chunks = Annotated[int, Meta(ge=1, le=2**16)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 KvDtype = Literal["auto", "float32", "bfloat16", "float16", "fp8", "int8"]
 
@@ -172,8 +173,8 @@ class NetworkSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     bandwidth: str | None = None
     latency: str | None = None
     endpoint_delay: str = "10ns"
-    preferred_dataset_splits: Count = 1
-    active_chunks_per_dimension: Count = 1
+    preferred_dataset_splits: Chunks = 1
+    active_chunks_per_dimension: Chunks = 1
 
     def __post_init__(self) -> None:
         _check_quantities(self, parse_bandwidth, "bandwidth")

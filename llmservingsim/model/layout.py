@@ -75,7 +75,7 @@ def check_layout(model: ModelSpec, layout: ParallelLayout) -> None:
     """Raise ConfigError when ``model`` cannot be cut as ``layout`` says."""
     problem = layout_problem(model, layout)
     if problem:
-        raise ConfigError(f"{model.name} with {layout}: {problem}")
+        raise ConfigError(f"{model.name} cannot be cut over its ranks: {problem}")
 
 
 def stage_layers(num_layers: int, pp: int) -> tuple[int, ...]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from llmservingsim.errors import ConfigError
 from llmservingsim.instance import Instance
 from llmservingsim.report.records import Sample
-from llmservingsim.units import NS_PER_S
+from llmservingsim.units import NS_PER_S, format_time
+
+_ROWS_MAX = 10_000_000
 
 
 class _Totals(NamedTuple):
@@ -50,7 +53,17 @@ class Sampler:
         self.generated_tokens += generated_tokens
 
     def sample_until(self, now_ns: int) -> None:
-        """Close every interval whose end lies before ``now_ns``."""
+        """Close every interval whose end lies before ``now_ns``.
+
+        Raises:
+            ConfigError: If these are more than any memory or reader could take.
+        """
+        rows = len(self.samples) + (now_ns - self.next_ns) // self._interval_ns * len(self._instances)
+        if rows > _ROWS_MAX:
+            raise ConfigError(
+                f"timeseries_interval: at {format_time(now_ns)} of simulated time the time series would exceed "
+                f"{_ROWS_MAX:,} rows; expected a longer interval, or a trace whose arrivals count from 0"
+            )
         while self.next_ns <= now_ns:
             self._sample(self.next_ns - 1, self._interval_ns)
             self.next_ns += self._interval_ns

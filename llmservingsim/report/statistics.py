@@ -31,7 +31,8 @@ def describe_counts(counts: Mapping[int, int], scale: float) -> dict[str, float]
     weights = np.array([counts[v] for v in values.tolist()])
     ends = np.cumsum(weights)
     total = int(ends[-1])
-    result = {"mean": float((values * weights).sum() / total) * scale}
+    mean = float(sum(value * count for value, count in counts.items())) / total  # Python's sum cannot overflow
+    result = {"mean": mean * scale}
     for p in PERCENTILES:
         rank = (total - 1) * p / 100
         low, high = (values[np.searchsorted(ends, r, side="right")] for r in (int(rank), min(int(rank) + 1, total - 1)))

@@ -25,7 +25,7 @@ def write_results(
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[RequestRecord | Sample]) -> None:
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         count = len(columns)

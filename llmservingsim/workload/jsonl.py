@@ -13,6 +13,7 @@ alone, and a call without prompt ids takes no part in it.
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import zlib
 from collections.abc import Iterable, Iterator
@@ -139,8 +140,9 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield (line number from 1, line) of every line that is not blank."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.isspace():
+            for number, raw in enumerate(file, start=1):
+                line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
+                if line and not line.isspace():
                     yield number, line
     except FileNotFoundError as error:
         names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -155,7 +157,7 @@ def _parse(line: bytes, where: str, next_id: int) -> RequestSpec | Session:
         if is_session:
             return _to_session(_session_decoder.decode(line), where, next_id)
         return _to_request(_request_decoder.decode(line), where, next_id)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WorkloadError(f"{where}: {explain(line, error, *_known(is_session, error))}") from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
+from numbers import Integral
 from os import PathLike
 
 import msgspec
@@ -109,12 +110,13 @@ class ListWorkload(StreamWorkload):
 
     Args:
         items: In any order; they are sorted by arrival, and keep their order where arrivals are equal.
+        limit: Stop after so many calls; a session may be cut there.
 
     Raises:
-        WorkloadError: If there is none, if two calls share a request id, or if a session is malformed.
+        WorkloadError: If there is none, if two calls share a request id, or if one of them is malformed.
     """
 
-    def __init__(self, items: Sequence[RequestSpec | Session]) -> None:
+    def __init__(self, items: Sequence[RequestSpec | Session], *, limit: int | None = None) -> None:
         calls = [call for item in items for call in _calls(item)]
         if not calls:
             raise WorkloadError("the workload holds no request")
@@ -123,7 +125,11 @@ class ListWorkload(StreamWorkload):
             if call.request_id in seen:
                 raise WorkloadError(f"two requests have the request_id {call.request_id}; expected distinct ones")
             seen.add(call.request_id)
-        super().__init__(iter(sorted(items, key=lambda item: item.arrival_ns)), total_requests=len(calls))
+            _check(call)
+        super().__init__(
+            cut(sorted(items, key=lambda item: item.arrival_ns), limit, max_model_len=None),
+            total_requests=len(calls) if limit is None else min(len(calls), limit),
+        )
 
 
 def cut(
@@ -166,9 +172,27 @@ def _order(item: RequestSpec | Session) -> tuple[int, int]:
     return first.arrival_ns, first.request_id
 
 
+def _check(call: RequestSpec) -> None:
+    """Check what msgspec does not when a program makes a request."""
+    for key, least in (("arrival_ns", 0), ("prompt_tokens", 1), ("output_tokens", 1)):
+        value = getattr(call, key)
+        if not isinstance(value, Integral) or value < least:
+            raise WorkloadError(f"request {call.request_id}: {key}: expected int >= {least}, got {value!r}")
+    if call.token_ids is not None and len(call.token_ids) < call.prompt_tokens:
+        raise WorkloadError(
+            f"request {call.request_id} has {len(call.token_ids)} token ids; expected those of its "
+            f"{call.prompt_tokens} prompt tokens at least"
+        )
+
+
 def _calls(item: RequestSpec | Session) -> tuple[RequestSpec, ...]:
     if isinstance(item, RequestSpec):
         return (item,)
+    if not isinstance(item, Session):
+        raise WorkloadError(f"expected a RequestSpec or a Session, got {item!r:.60}")
+    for duration_ns in item.tool_durations_ns:
+        if not isinstance(duration_ns, Integral) or duration_ns < 0:
+            raise WorkloadError(f"tool_durations_ns: expected int >= 0, got {duration_ns!r}")
     if not item.calls or len(item.calls) != len(item.tool_durations_ns):
         raise WorkloadError(
             f"a session has {len(item.calls)} calls and {len(item.tool_durations_ns)} tool durations; "

@@ -72,7 +72,9 @@ def test_a_wrong_run_file(
         ({"hardware": "H10O"}, ["'H10O'", "did you mean 'H100'?", "RTX4090"]),
         ({"model": "meta-llama/Llama-3.2-1"}, ["'meta-llama/Llama-3.2-1'", "did you mean 'meta-llama/Llama-3.2-1B'?"]),
         ({"model": "mistralai/Mixtral-8x7B"}, ["mistralai/Mixtral-8x7B: mixture-of-experts", "expected a dense model"]),
-        ({"tensor_parallel_size": 3}, ["tp 3 does not divide the 32 attention heads"]),
+        ({"tensor_parallel_size": 3}, ["nodes[0].instances[0]: ", "tp 3 does not divide the 32 attention heads"]),
+        ({"tensor_parallel_size": 10**9}, ["nodes[0].instances[0]: ", "tp 1000000000 does not divide the 32"]),
+        ({"num_gpu_blocks": 10**12}, ["1,000,000,000,000 blocks", "at most 16,777,216", "raise block_size"]),
         (
             {"memory_size": "24"},
             ["run.json: nodes[0].instances[0]: memory_size: expected a size with its unit", "'80GiB'"],
@@ -99,6 +101,8 @@ def test_a_wrong_instance(
         (["--interval", "2 parsecs"], ["timeseries_interval: 'parsecs' is no unit of time"]),
         (["--emit-iterations", "5:2"], ["--emit-iterations 5:2: expected 0 <= first < end"]),
         (["--emit-iterations", "a:b"], ["--emit-iterations a:b: expected first:end, such as 0:10"]),
+        (["--interval", "1e20h"], ["timeseries_interval: '1e20h' is too large for a time"]),
+        (["--set", "network.preferred_dataset_splits=100000000"], ["preferred_dataset_splits: expected int <= 65536"]),
         (["--profiles", "nowhere"], ["nowhere: no such directory"]),
         (["--models", "nowhere"], ["nowhere: no such directory"]),
     ],
@@ -136,6 +140,7 @@ def test_missing_and_broken_files(refused: Refused, config: Path, trace: Path, w
             {"input_tok": 3, "output_toks": 3, "arrival_time_ns": 5000000},
             ["trace.jsonl:6:", "did you mean 'input_toks'?"],
         ),
+        (3, "[" * 100_000, ["trace.jsonl:3: broken JSON", "recursion depth"]),
         (1, {"input_toks": 0, "output_toks": 3, "arrival_time_ns": 0}, ["trace.jsonl:1: input_toks", ">= 1, got 0"]),
     ],
 )
@@ -145,6 +150,28 @@ def test_a_wrong_line_of_a_trace(
     number, line, parts = case
     lines[number - 1] = line
     assert said(refused("run", config, "-w", write_lines(lines)), *parts)
+
+
+def test_arrivals_since_an_epoch_are_answered_before_memory_is_full(
+    refused: Refused, config: Path, write_lines: Writer
+) -> None:
+    """At one sample per second the 54 years before this request would be 1.7 billion rows per scope."""
+    line = {"input_toks": 3, "output_toks": 3, "arrival_time_ns": 17 * 10**17}
+    message = refused("run", config, "-w", write_lines([line]))
+    assert said(message, "timeseries_interval: ", "10,000,000 rows", "arrivals count from 0")
+
+
+def test_an_arrival_at_the_end_of_time_is_refused(refused: Refused, config: Path, write_lines: Writer) -> None:
+    line = {"input_toks": 3, "output_toks": 3, "arrival_time_ns": 2**62}
+    assert said(refused("run", config, "-w", write_lines([line])), "a request arrives at 4611686018427387904 ns")
+
+
+@pytest.mark.parametrize("setting", ["nodes.0.instances.0.memory_bandwidth=1e-20B/s", "network.bandwidth=1e-30B/s"])
+def test_a_latency_that_no_clock_can_count_stops_the_run(cli: Cli, config: Path, trace: Path, setting: str) -> None:
+    two = "nodes.0.instances.0.tensor_parallel_size=2"
+    code, _, err = cli("run", config, "-w", trace, "--set", two, "--set", setting)
+    assert code == 1
+    assert err.startswith("error: instance 0, iteration 0: ")
 
 
 @pytest.mark.parametrize("text", ["", "\n\n"])

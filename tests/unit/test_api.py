@@ -169,3 +169,15 @@ def test_running_a_generated_workload_is_quick(cpu_s: Callable[[Callable[[], obj
         spent = cpu_s(run.execute)
         rates.append(sum(i.engine.iterations for i in run.system.instances) / spent)
     assert max(rates) >= 10_000
+
+
+@pytest.mark.parametrize("key", ["overrides", "profiles", "models", "hardware"])
+def test_a_text_where_a_list_belongs_is_refused(cluster: dict[str, Any], key: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key}: expected a list, got 'seed=1'"):
+        simulate(cluster, REQUESTS, **{key: "seed=1"})
+
+
+def test_what_is_no_request_is_refused(cluster: dict[str, Any]) -> None:
+    for wrong in ([3], [Session((), ())], {"requests": 1}):
+        with pytest.raises(WorkloadError, match="expected"):
+            simulate(cluster, wrong)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llmservingsim import Run, simulate
-from llmservingsim.errors import ConfigError
+from llmservingsim.errors import ConfigError, PluginError
 from llmservingsim.serving import InstanceLoad, RoutedRequest
 from llmservingsim.workload import RequestSpec, Session
 
@@ -109,3 +109,28 @@ def test_nothing_is_left_when_the_loop_ends(clusters: Clusters) -> None:
         assert not instance.engine.holds_requests
         assert instance.engine.kv.pool.num_held == 0
     assert run.recorder.num_open == 0
+
+
+class WrongRouter:
+    """Chooses an instance that is none."""
+
+    position: object = 7
+
+    def route(self, request: RoutedRequest, instances: Sequence[InstanceLoad]) -> object:
+        del request, instances
+        return self.position
+
+
+class NegativeRouter(WrongRouter):
+    position = -1
+
+
+class SilentRouter(WrongRouter):
+    position = None
+
+
+@pytest.mark.parametrize("router", [WrongRouter, NegativeRouter, SilentRouter])
+def test_a_router_that_chooses_no_instance_is_an_error(clusters: Clusters, router: type[WrongRouter]) -> None:
+    expected = f"'{router.__name__}' chose {router.position!r} for request 0; expected a position from 0 to 1"
+    with pytest.raises(PluginError, match=expected):
+        simulate(clusters(2, router=f"{__name__}:{router.__name__}"), requests(1))

@@ -62,6 +62,12 @@ def test_what_fits_becomes_a_struct():
         ([1], "section: expected object, got [1]"),
         (root(leaves=[{"policy": "lifo"}]), "branches[1].leaves[0].policy: Invalid enum value 'lifo'"),
         ({"seed": 13}, "seed: 13 is not drawn here"),
+        (root(only={3: 4}), "branches[1].only: expected keys that are text, got 3"),
+        ({None: 4}, "section: expected keys that are text, got None"),
+        (
+            root(name=4),
+            "branches[1].name: expected str, got 4; a name of digits stands in quotes, a quantity has a unit",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named_by_path_expectation_and_value(value, message):

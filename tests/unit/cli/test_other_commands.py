@@ -147,3 +147,23 @@ def test_a_reader_that_leaves_is_no_error_of_ours(python: Cli) -> None:
         "print(err)\n"
     )
     assert "Traceback" not in python("-c", script).out
+
+
+def test_config_check_refuses_directories_that_are_none(cli: Cli, config: Path) -> None:
+    for option in ("--profiles", "--models"):
+        code, _, err = cli("config", "check", config, option, "nowhere")
+        assert (code, err) == (2, "error: nowhere: no such directory\n")
+
+
+def test_a_piped_catalogue_is_neither_wrapped_nor_cut(cli: Cli) -> None:
+    for kind in ("hardware", "models"):
+        out = cli("catalog", kind).out
+        assert "…" not in out
+        rows = [line for line in out.splitlines() if line.startswith("│")]
+        assert len(rows) == len(json.loads(cli("catalog", kind, "--json").out))
+
+
+def test_a_length_of_other_digits_is_refused(cli: Cli, tmp_path: Path) -> None:
+    code, _, err = cli("workload", "generate", "-o", tmp_path / "t.jsonl", "--input-length", "²")
+    assert code == 2
+    assert "--input-length ²: expected a number or one of" in err

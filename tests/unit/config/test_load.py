@@ -45,6 +45,25 @@ def test_yaml_toml_and_json_say_the_same(tmp_path: Path) -> None:
     assert specs[0][0].seed == 3
 
 
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path) -> None:
+    for text, name in ((YAML, "a.yaml"), (TOML, "a.toml"), (json.dumps(DATA), "a.json")):
+        assert load_run(write(tmp_path, "\ufeff" + text, name))[0] == msgspec.convert(DATA, RunSpec)
+
+
+def test_yaml_sections_may_be_shared_and_merged(tmp_path: Path) -> None:
+    """An alias stands for one section in two places and a key beside ``<<`` overrides the merged one: no duplicates."""
+    text = """
+nodes:
+  - instances:
+      - &one {model: meta-llama/Llama-3.1-8B, hardware: H100}
+      - &two {<<: *one, hardware: A100}
+      - {<<: *two, hardware: H200}
+      - *one
+"""
+    instances = load_run(write(tmp_path, text))[0].nodes[0].instances
+    assert [i.hardware for i in instances] == ["H100", "A100", "H200", "H100"]
+
+
 @pytest.mark.parametrize(
     ("text", "name", "said"),
     [
@@ -55,6 +74,10 @@ def test_yaml_toml_and_json_say_the_same(tmp_path: Path) -> None:
         (YAML, "run.ini", "run.ini: expected a file that ends in .json, .toml, .yaml, .yml"),
         ("", "run.yaml", "run.yaml: expected keys and their values, 'nodes' among them, got None"),
         ("[1, 2]", "run.json", "run.json: expected keys and their values, 'nodes' among them, got [1, 2]"),
+        ("seed: 1\nseed: 2", "run.yaml", "line 2, column 1: broken YAML: the key 'seed' stands twice in one section"),
+        ('{"seed": 1, "seed": 2}', "run.json", "run.json: the key 'seed' stands twice in one section"),
+        ("[" * 100_000, "run.json", "run.json: is nested too deeply"),
+        ("[" * 5_000, "run.yaml", "run.yaml: is nested too deeply"),
         ("seed: 1", "run.yaml", "run.yaml: the section lacks the key 'nodes'"),
         ("nodes: []", "run.yaml", "run.yaml: nodes: expected array of length >= 1, got []"),
         (YAML + "sed: 1\n", "run.yaml", "run.yaml: unknown key 'sed' in a section (did you mean 'seed'?)"),
@@ -147,6 +170,7 @@ def test_the_last_of_two_overrides_of_a_leaf_wins() -> None:
         ("serving.max_num_seqs.x=1", "serving.max_num_seqs: expected int | null, got {'x': 1}"),
         ("seed.x=1", "seed is a value, it has no key 'x'"),
         ("nodes.1.instances=1", "nodes has the entries 0 to 0, got '1'"),
+        ("nodes.².instances=1", "nodes has the entries 0 to 0, got '²'"),
         ("nodes.first.instances=1", "nodes has the entries 0 to 0, got 'first'"),
         ("nodes.0.instances.0.hardwar=H200", "nodes.0.instances.0 has no key 'hardwar' (did you mean 'hardware'?)"),
         ("serving.latency.sorce=x", "serving.latency: unknown key 'sorce' in a section (did you mean 'source'?)"),

@@ -119,6 +119,11 @@ def test_a_feature_that_is_not_simulated_is_refused(keys: dict[str, Any], key: s
         (instance_with(npu_mem={"mem_size": 0, "mem_bw": 1}), "npu_mem.mem_size: expected float > 0.0, got 0"),
         (instance_with(dtype="bf17"), "nodes[0].instances[0].dtype: Invalid enum value 'bf17'"),
         (changed(lambda d: d.update(link_bw=0)), "file: link_bw: expected float > 0.0, got 0"),
+        (
+            changed(lambda d: d.update(link_bw=float("inf"))),
+            "file: link_bw: expected float <= 1000000000000.0, got inf",
+        ),
+        (instance_with(npu_mem={"mem_size": 1e30, "mem_bw": 1}), "npu_mem.mem_size: expected float <= 1000000000000.0"),
         (changed(lambda d: d.update(link_bw=[])), "file: link_bw: expected array of length >= 1, got []"),
     ],
 )

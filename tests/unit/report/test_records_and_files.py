@@ -165,3 +165,17 @@ def test_the_sampler_closes_an_interval_only_when_the_clock_has_passed_it() -> N
     sampler.sample_until(100)
     assert sampler.next_ns == 101
     assert sampler.samples == []
+
+
+def test_files_are_utf_8_wherever_they_are_written(python: Any, cluster: dict[str, Any], tmp_path: Path) -> None:
+    """A process whose locale knows ASCII only writes a session's name as any other does."""
+    code = (
+        "import json, sys\n"
+        "from llmservingsim import simulate\n"
+        "from llmservingsim.workload import RequestSpec, Session\n"
+        "calls = (RequestSpec(0, 0, 20, 2, session_id=chr(228)),)\n"
+        "simulate(json.loads(sys.argv[1]), [Session(calls, (0,))]).write(sys.argv[2])"
+    )
+    done = python("-c", code, json.dumps(cluster), tmp_path, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert done.code == 0, done.err
+    assert "0,\u00e4," in (tmp_path / "requests.csv").read_text(encoding="utf-8")

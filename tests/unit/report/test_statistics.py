@@ -28,3 +28,10 @@ def test_counted_values_are_described_as_if_they_were_listed(counts: dict[int, i
     """A tolerance of 1e-12: the mean is summed in another order."""
     listed = np.repeat(list(counts), list(counts.values()))
     assert describe_counts(counts, 1e-6) == pytest.approx(describe(listed * 1e-6), rel=1e-12, abs=1e-12)
+
+
+def test_a_sum_of_times_beyond_64_bits_has_its_mean() -> None:
+    """A million requests of three hours each spend 10^19 ns between their tokens, more than 64 bits hold."""
+    found = describe_counts({10**13: 10**6}, 1e-9)
+    assert found is not None
+    assert found["mean"] == pytest.approx(10**4)

@@ -211,3 +211,9 @@ def test_a_trace_of_2_5_mb_with_token_ids_loads_within_60_ms():
         return time.process_time() - start
 
     assert min(load_s() for _ in range(5)) < 0.060
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
+    path = tmp_path / "trace.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"input_toks": 3, "output_toks": 2, "arrival_time_ns": 0}\r\n')
+    assert [item.prompt_tokens for item in iter_requests(path)] == [3]

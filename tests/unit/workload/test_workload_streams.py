@@ -145,6 +145,13 @@ def test_a_list_is_sorted_and_keeps_its_order_where_arrivals_are_equal():
         ([RequestSpec(1, 0, 1, 1), RequestSpec(1, 5, 1, 1)], "two requests have the request_id 1"),
         ([Session((), ())], "a session has 0 calls"),
         ([Session((RequestSpec(0, 0, 1, 1),), ())], "1 calls and 0 tool durations"),
+        ([Session((RequestSpec(0, 0, 1, 1),), (-1,))], "tool_durations_ns: expected int >= 0, got -1"),
+        ([RequestSpec(3, 0, 0, 1)], "request 3: prompt_tokens: expected int >= 1, got 0"),
+        ([RequestSpec(3, 0, 1, -2)], "request 3: output_tokens: expected int >= 1, got -2"),
+        ([RequestSpec(3, -1, 1, 1)], "request 3: arrival_ns: expected int >= 0, got -1"),
+        ([RequestSpec(3, 0.5, 1, 1)], "request 3: arrival_ns: expected int >= 0, got 0.5"),
+        ([RequestSpec(3, 0, 5, 1, token_ids=(1, 2))], "request 3 has 2 token ids; expected those of its 5 prompt"),
+        (["trace.jsonl"], "expected a RequestSpec or a Session, got 'trace.jsonl'"),
     ],
 )
 def test_a_malformed_list_is_refused(items, message):

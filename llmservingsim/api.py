@@ -45,7 +45,7 @@ class RunOptions:
         profiles: Directories of profile bundles.
         models: Directories of model files.
         hardware: Files with the user's own accelerators.
-        seed: Replaces the config's.
+        seed: Replaces the config's, and that of a `GeneratorSpec`.
         num_requests: Serve no more than so many.
         emit_traces: Directory for Chakra traces.
         emit_iterations: Which iterations to export.
@@ -98,6 +98,8 @@ class Run:
             self.spec, find_libraries(self.options.profiles, self.options.models, self.options.hardware)
         )
         source = workload if workload is not None else _configured_workload(self.spec, config)
+        if isinstance(source, GeneratorSpec) and self.options.seed is not None:
+            source = msgspec.structs.replace(source, seed=self.options.seed)
         self.workload: Workload = _open(source, self.options.num_requests)
         self.recorder = Recorder(self.system.instances, self.system.sample_ns)
         self._workload_name = str(source) if isinstance(source, str | Path) else type(source).__name__

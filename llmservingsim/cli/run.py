@@ -11,7 +11,7 @@ import typer
 from llmservingsim.api import Run, RunOptions
 from llmservingsim.cli.progress import LiveProgress
 from llmservingsim.cli.tables import print_summary
-from llmservingsim.errors import SimulationError
+from llmservingsim.errors import LLMServingSimError
 from llmservingsim.export import parse_iterations
 from llmservingsim.report import SimulationResult
 
@@ -22,7 +22,7 @@ Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help
 Profiles = Annotated[list[Path], typer.Option(help="Directory of profile bundles; repeatable.")]
 Models = Annotated[list[Path], typer.Option(help="Directory of model files; repeatable.")]
 Hardware = Annotated[list[Path], typer.Option(help="File with accelerators of your own; repeatable.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed of random policies; the built-in ones draw nothing.")]
 NumRequests = Annotated[int | None, typer.Option(min=0, help="Serve no more than so many requests.")]
 Interval = Annotated[str | None, typer.Option(help="Step of the time series, such as 1s.")]
 EmitTraces = Annotated[Path | None, typer.Option(help="Export iterations as Chakra traces into this directory.")]
@@ -69,7 +69,7 @@ def run(
     try:
         with progress:
             result = prepared.execute()
-    except (SimulationError, KeyboardInterrupt):
+    except (LLMServingSimError, KeyboardInterrupt):
         _write(prepared.result(), output, quiet=quiet or as_json, what="Results until then")
         raise
     _write(result, output, quiet=quiet or as_json, what="Results", summary=True)

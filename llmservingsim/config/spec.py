@@ -207,7 +207,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         network: Links between devices.
         router: Built-in name or ``package.module:Class``.
         workload: A request trace; ``--workload`` overrides it. Relative to the run file.
-        seed: Of everything random.
+        seed: Of random policies; the built-in ones draw nothing. A trace carries its own, see ``workload generate``.
         timeseries_interval: Step of timeseries.csv.
         slo: Limits that a good request keeps; goodput counts those that do.
     """

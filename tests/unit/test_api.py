@@ -13,7 +13,7 @@ from llmservingsim import Run, RunOptions, SimulationResult, simulate
 from llmservingsim.config import load_run
 from llmservingsim.config.catalog import find_accelerator
 from llmservingsim.errors import ConfigError, DeadlockError, UserError, WorkloadError
-from llmservingsim.workload import FixedLength, GeneratorSpec, RequestSpec, Session, generate
+from llmservingsim.workload import ArrivalSpec, FixedLength, GeneratorSpec, RequestSpec, Session, generate
 
 SPEC = GeneratorSpec(12, FixedLength(20), FixedLength(4))
 REQUESTS = [RequestSpec(i, i * 1_000_000, 20, 5) for i in range(20)]
@@ -181,3 +181,12 @@ def test_what_is_no_request_is_refused(cluster: dict[str, Any]) -> None:
     for wrong in ([3], [Session((), ())], {"requests": 1}):
         with pytest.raises(WorkloadError, match="expected"):
             simulate(cluster, wrong)
+
+
+def test_a_seed_replaces_that_of_a_generator(cluster: dict[str, Any]) -> None:
+    spec = msgspec.structs.replace(SPEC, arrival=ArrivalSpec("poisson", {"request_rate": 10}))
+    arrivals = [
+        [r.arrival_ns for r in simulate(cluster, msgspec.structs.replace(spec, seed=own), seed=seed).requests]
+        for own, seed in ((0, None), (0, 7), (7, None))
+    ]
+    assert arrivals[0] != arrivals[1] == arrivals[2]

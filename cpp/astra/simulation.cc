@@ -219,11 +219,12 @@ std::int64_t Simulation::cut(Ticket ticket) {
   }
   if (kept < submission.steps()) {
     submission.keep(kept);
-    if (submission.is_timed()) {
+    const bool timed = submission.is_timed();
+    if (timed ? submission.end() == now() : submission.steps_ended() == kept) {
+      complete(submission);
+    } else if (timed) {
       const Time left = submission.end() - now();
       services_.events.schedule(left, {this, kTimedDone, static_cast<std::uint64_t>(ticket)});
-    } else if (submission.steps_ended() == kept) {
-      complete(submission);
     }
   }
   return static_cast<std::int64_t>(kept);

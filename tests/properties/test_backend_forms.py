@@ -1,7 +1,7 @@
 """A graph whose end is known in advance and one that has to be run behave alike under any use of the backend."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llmservingsim.backend import NativeBackend, NetworkModel
@@ -14,6 +14,7 @@ HEAP = Graph.from_nodes([Node("a", NodeType.COMP), Node("b", NodeType.COMP)])
 submits = st.tuples(st.just("submit"), st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(-1, 3))
 advances = st.tuples(st.just("advance"), st.integers(0, 40), st.just(0))
 cuts = st.tuples(st.just("cut"), st.integers(0, 3), st.just(0))
+CUT_AT_A_BOUNDARY = [("cut", 1, 0), ("submit", [1], 1), ("cut", 0, 0)]
 operations = st.lists(st.one_of(submits, advances, advances, cuts), max_size=40)
 
 
@@ -50,6 +51,9 @@ def log(graph: Graph, todo: list[tuple[str, object, int]]) -> list[object]:
 
 
 @given(operations)
+@example(
+    [("submit", [1, 1], 0), ("advance", 2, 0), ("submit", [1], 0), ("cut", 1, 0), ("submit", [1], 1), ("cut", 0, 0)]
+)
 @settings(max_examples=400, deadline=None)
 def test_known_and_executed_graphs_behave_alike(todo: list[tuple[str, object, int]]) -> None:
     assert log(CHAIN, todo) == log(HEAP, todo)

@@ -120,9 +120,9 @@ class Run:
         try:
             serve(self.system, self.workload, self.recorder, tick)
         finally:
-            self.recorder.run_ended(self.system.backend.now_ns)
             if self._exporter is not None:
                 self._exporter.close()
+            self.recorder.run_ended(self.system.backend.now_ns)
         return self.result()
 
     def result(self) -> SimulationResult:

@@ -91,7 +91,7 @@ def _admit(spec: RequestSpec, system: System, workload: Workload, recorder: Reco
         recorder.rejected(spec, instance, reason.value)
         workload.finished(spec.request_id, spec.arrival_ns)
         return
-    recorder.admitted(spec, instance)
+    recorder.admitted(spec)
     instance.engine.add(spec)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from llmservingsim.instance import Instance
 from llmservingsim.report.records import RequestRecord, Sample
@@ -47,33 +48,25 @@ class Recorder:
         """Tokens generated so far."""
         return self._sampler.generated_tokens
 
-    def admitted(self, spec: RequestSpec, instance: Instance) -> None:
+    def admitted(self, spec: RequestSpec) -> None:
         """A request went to an instance."""
-        del instance
         self.num_arrived += 1
         self._open[spec.request_id] = spec
 
     def rejected(self, spec: RequestSpec, instance: Instance, reason: str) -> None:
         """A request was refused for good."""
         self.num_arrived += 1
-        self.records.append(
-            RequestRecord(
-                request_id=spec.request_id,
-                session_id=spec.session_id,
-                model=instance.model,
-                instance=instance.index,
-                decode_instance=None,
-                arrival_ns=spec.arrival_ns,
-                scheduled_ns=None,
-                first_token_ns=None,
-                finish_ns=None,
-                prompt_tokens=spec.prompt_tokens,
-                output_tokens=spec.output_tokens,
-                cached_tokens=0,
-                preemptions=0,
-                status="rejected",
-                reason=reason,
-            )
+        self._record(
+            spec,
+            instance,
+            scheduled_ns=None,
+            first_token_ns=None,
+            finish_ns=None,
+            output_tokens=spec.output_tokens,
+            cached_tokens=0,
+            preemptions=0,
+            status="rejected",
+            reason=reason,
         )
 
     def clock_moved(self, now_ns: int) -> None:
@@ -99,6 +92,20 @@ class Recorder:
 
     def _finished(self, request: Request, instance: Instance) -> None:
         spec = self._open.pop(request.request_id)
+        self._record(
+            spec,
+            instance,
+            scheduled_ns=request.scheduled_ns,
+            first_token_ns=request.first_token_ns,
+            finish_ns=request.last_token_ns,
+            output_tokens=request.num_tokens - spec.prompt_tokens,
+            cached_tokens=request.cached_tokens,
+            preemptions=request.num_preemptions,
+            status="finished",
+        )
+
+    def _record(self, spec: RequestSpec, instance: Instance, **outcome: Any) -> None:
+        """Keep what the request was, and the fields of `RequestRecord` that say what became of it."""
         self.records.append(
             RequestRecord(
                 request_id=spec.request_id,
@@ -107,13 +114,7 @@ class Recorder:
                 instance=instance.index,
                 decode_instance=None,
                 arrival_ns=spec.arrival_ns,
-                scheduled_ns=request.scheduled_ns,
-                first_token_ns=request.first_token_ns,
-                finish_ns=request.last_token_ns,
                 prompt_tokens=spec.prompt_tokens,
-                output_tokens=request.num_tokens - spec.prompt_tokens,
-                cached_tokens=request.cached_tokens,
-                preemptions=request.num_preemptions,
-                status="finished",
+                **outcome,
             )
         )

@@ -65,23 +65,23 @@ class Sampler:
                 f"{_ROWS_MAX:,} rows; expected a longer interval, or a trace whose arrivals count from 0"
             )
         while self.next_ns <= now_ns:
-            self._sample(self.next_ns - 1, self._interval_ns)
+            self._sample(self.next_ns - 1)
             self.next_ns += self._interval_ns
 
     def close(self, now_ns: int) -> None:
         """Close the last, perhaps shorter, interval; its rates are still per whole interval."""
         if now_ns > self.next_ns - 1 - self._interval_ns:
-            self._sample(self.next_ns - 1, self._interval_ns)
+            self._sample(self.next_ns - 1)
 
-    def _sample(self, end_ns: int, length_ns: int) -> None:
+    def _sample(self, end_ns: int) -> None:
         """Write a row per instance, node and cluster, and start the next interval."""
         rows = [self._totals(i) for i in self._instances]
-        self._write(end_ns, length_ns, "cluster", rows)
+        self._write(end_ns, "cluster", rows)
         for node in sorted({i.node for i in self._instances}):
             of_node = [row for i, row in zip(self._instances, rows, strict=True) if i.node == node]
-            self._write(end_ns, length_ns, f"node:{node}", of_node)
+            self._write(end_ns, f"node:{node}", of_node)
         for i, row in zip(self._instances, rows, strict=True):
-            self._write(end_ns, length_ns, f"instance:{i.index}", [row])
+            self._write(end_ns, f"instance:{i.index}", [row])
         self._prompt = [0] * len(self._instances)
         self._generated = [0] * len(self._instances)
 
@@ -99,9 +99,9 @@ class Sampler:
             hit=engine.kv.hit_tokens,
         )
 
-    def _write(self, end_ns: int, length_ns: int, scope: str, rows: Sequence[_Totals]) -> None:
+    def _write(self, end_ns: int, scope: str, rows: Sequence[_Totals]) -> None:
         total = _Totals(*(sum(column) for column in zip(*rows, strict=True)))
-        seconds = length_ns / NS_PER_S
+        seconds = self._interval_ns / NS_PER_S
         self.samples.append(
             Sample(
                 time_s=end_ns / NS_PER_S,

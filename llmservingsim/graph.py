@@ -19,7 +19,7 @@ _Element = TypeVar("_Element", bound=np.generic)
 
 
 class NodeType(IntEnum):
-    """Chakra's node types (mlcommons numbering)."""
+    """Chakra's node types (mlcommons numbering); PIM_COMP is LLMServingSim's."""
 
     INVALID = 0
     METADATA = 1
@@ -29,6 +29,7 @@ class NodeType(IntEnum):
     COMM_SEND = 5
     COMM_RECV = 6
     COMM_COLL = 7
+    PIM_COMP = 8
 
 
 class CollectiveType(IntEnum):
@@ -55,6 +56,10 @@ class MemoryLocation(IntEnum):
     STORAGE = 4
 
 
+ALL_DIMENSIONS = 2**32 - 1
+"""`Node.involved_dims` of a collective that uses every dimension of the network."""
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """One Chakra node, as a person writes it; `Graph.from_nodes` turns a list of them into arrays.
@@ -63,14 +68,20 @@ class Node:
         name: What the node is, for people.
         type: Chakra node type.
         rank_class: Index into `Graph.rank_classes`.
-        duration_ns: COMP only.
-        size_bytes: ``comm_size`` of collectives, sends and receives, ``tensor_size`` of memory nodes.
+        duration_ns: COMP and PIM_COMP only.
+        size_bytes: ``comm_size`` of collectives, sends and receives, ``tensor_size`` of memory and COMP nodes.
         collective: COMM_COLL only.
         peer: Rank at the other end, COMM_SEND and COMM_RECV only.
         tag: Message tag, COMM_SEND and COMM_RECV only.
         location: Memory nodes only.
         group: Index into `Graph.groups`, or -1 for every rank of the network (COMM_COLL only).
         is_cpu_op: Runs on the host's slot instead of the accelerator's.
+        involved_dims: Bit ``d`` is set if the collective uses dimension ``d`` of the network.
+        priority: Of a collective under EXPLICIT scheduling, larger first.
+        num_ops: Operations of a COMP node, from which roofline timing takes its duration.
+        device: Memory device within the location, memory nodes and PIM_COMP only.
+        channel: PIM channel within the device, PIM_COMP only.
+        program: Index into the system's `SystemModel.programs` of what replaces the collective's algorithm, or -1.
         data_deps, ctrl_deps: Indices of nodes of the same rank class that must have completed.
     """
 
@@ -85,6 +96,12 @@ class Node:
     location: MemoryLocation = MemoryLocation.REMOTE
     group: int = -1
     is_cpu_op: bool = False
+    involved_dims: int = ALL_DIMENSIONS
+    priority: int = 0
+    num_ops: int = 0
+    device: int = 0
+    channel: int = 0
+    program: int = -1
     data_deps: tuple[int, ...] = ()
     ctrl_deps: tuple[int, ...] = ()
 
@@ -108,6 +125,12 @@ class Graph:
     location: NDArray[np.uint8]
     group: NDArray[np.int32]
     is_cpu_op: NDArray[np.bool_]
+    involved_dims: NDArray[np.uint32]
+    priority: NDArray[np.int32]
+    num_ops: NDArray[np.int64]
+    device: NDArray[np.int32]
+    channel: NDArray[np.int32]
+    program: NDArray[np.int32]
     data_offsets: NDArray[np.int32]
     data_deps: NDArray[np.int32]
     ctrl_offsets: NDArray[np.int32]
@@ -143,6 +166,12 @@ class Graph:
             location=column("location", np.uint8),
             group=column("group", np.int32),
             is_cpu_op=column("is_cpu_op", np.bool_),
+            involved_dims=column("involved_dims", np.uint32),
+            priority=column("priority", np.int32),
+            num_ops=column("num_ops", np.int64),
+            device=column("device", np.int32),
+            channel=column("channel", np.int32),
+            program=column("program", np.int32),
             data_offsets=data_offsets,
             data_deps=data_deps,
             ctrl_offsets=ctrl_offsets,
@@ -166,6 +195,12 @@ class Graph:
                 location=MemoryLocation(int(self.location[i])),
                 group=int(self.group[i]),
                 is_cpu_op=bool(self.is_cpu_op[i]),
+                involved_dims=int(self.involved_dims[i]),
+                priority=int(self.priority[i]),
+                num_ops=int(self.num_ops[i]),
+                device=int(self.device[i]),
+                channel=int(self.channel[i]),
+                program=int(self.program[i]),
                 data_deps=tuple(self.data_deps[self.data_offsets[i] : self.data_offsets[i + 1]].tolist()),
                 ctrl_deps=tuple(self.ctrl_deps[self.ctrl_offsets[i] : self.ctrl_offsets[i + 1]].tolist()),
             )

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <tuple>
 
 #include "astra/base/errors.h"
 #include "astra/base/truncate.h"
@@ -12,8 +13,15 @@ Simulation::Simulation(const NetworkConfig& network, const SystemConfig& system,
   services_.network = make_network(network, services_.events);
   services_.collectives = std::make_unique<CollectiveLibrary>(system, *services_.network);
   const std::int64_t npus = services_.network->npus();
-  services_.local_memory = make_memory(memory.local, "local", npus, services_.events);
-  services_.remote_memory = make_memory(memory.remote, "remote", npus, services_.events);
+  const std::tuple<MemoryLocation, const MemoryLevel&, const char*> levels[] = {
+      {MemoryLocation::kLocal, memory.local, "local"},
+      {MemoryLocation::kRemote, memory.remote, "remote"},
+      {MemoryLocation::kCxl, memory.cxl, "cxl"},
+      {MemoryLocation::kStorage, memory.storage, "storage"},
+  };
+  for (const auto& [location, level, where] : levels) {
+    services_.memories[static_cast<std::size_t>(location)] = make_memory(level, where, npus, services_.events);
+  }
 }
 
 GraphId Simulation::add_graph(const GraphSpec& graph) {

@@ -92,6 +92,12 @@ astra::GraphSpec to_spec(nb::handle graph) {
   spec.location = column<std::uint8_t>(graph, "location");
   spec.group = column<std::int32_t>(graph, "group");
   spec.is_cpu_op = flags(graph, "is_cpu_op");
+  spec.involved_dims = column<std::uint32_t>(graph, "involved_dims");
+  spec.priority = column<std::int32_t>(graph, "priority");
+  spec.num_ops = column<std::int64_t>(graph, "num_ops");
+  spec.device = column<std::int32_t>(graph, "device");
+  spec.channel = column<std::int32_t>(graph, "channel");
+  spec.program = column<std::int32_t>(graph, "program");
   spec.data_deps = {column<std::int32_t>(graph, "data_offsets"), column<std::int32_t>(graph, "data_deps")};
   spec.ctrl_deps = {column<std::int32_t>(graph, "ctrl_offsets"), column<std::int32_t>(graph, "ctrl_deps")};
   spec.rank_classes = sequence<std::vector<astra::Rank>>(graph, "rank_classes", "sequences of ranks");

@@ -15,7 +15,9 @@ void bind_configs(nb::module_& module) {
       .def_rw("topology", &astra::NetworkConfig::topology)
       .def_rw("npus_count", &astra::NetworkConfig::npus_count)
       .def_rw("bandwidth", &astra::NetworkConfig::bandwidth)
-      .def_rw("latency_ns", &astra::NetworkConfig::latency_ns);
+      .def_rw("latency_ns", &astra::NetworkConfig::latency_ns)
+      .def_rw("model", &astra::NetworkConfig::model)
+      .def_rw("parity", &astra::NetworkConfig::parity);
 
   nb::class_<astra::SystemConfig>(module, "SystemConfig")
       .def(nb::init<>())
@@ -36,12 +38,17 @@ void bind_configs(nb::module_& module) {
       .def_rw("type", &astra::MemoryLevel::type)
       .def_rw("latency_ns", &astra::MemoryLevel::latency_ns)
       .def_rw("bandwidth", &astra::MemoryLevel::bandwidth)
-      .def_rw("npus_per_node", &astra::MemoryLevel::npus_per_node);
+      .def_rw("npus_per_node", &astra::MemoryLevel::npus_per_node)
+      .def_rw("num_devices", &astra::MemoryLevel::num_devices)
+      .def_rw("pim_channels", &astra::MemoryLevel::pim_channels)
+      .def_rw("queues_per_device", &astra::MemoryLevel::queues_per_device);
 
   nb::class_<astra::MemoryConfig>(module, "MemoryConfig")
       .def(nb::init<>())
       .def_rw("local", &astra::MemoryConfig::local)
-      .def_rw("remote", &astra::MemoryConfig::remote);
+      .def_rw("remote", &astra::MemoryConfig::remote)
+      .def_rw("cxl", &astra::MemoryConfig::cxl)
+      .def_rw("storage", &astra::MemoryConfig::storage);
 }
 
 }  // namespace bindings

@@ -49,6 +49,12 @@ class GraphBuilder {
     spec_.location.push_back(2);
     spec_.group.push_back(-1);
     spec_.is_cpu_op.push_back(0);
+    spec_.involved_dims.push_back(~std::uint32_t{0});
+    spec_.priority.push_back(0);
+    spec_.num_ops.push_back(0);
+    spec_.device.push_back(0);
+    spec_.channel.push_back(0);
+    spec_.program.push_back(-1);
     spec_.data_deps.values.insert(spec_.data_deps.values.end(), deps.begin(), deps.end());
     spec_.data_deps.offsets.push_back(static_cast<std::int32_t>(spec_.data_deps.values.size()));
     spec_.ctrl_deps.offsets.push_back(0);

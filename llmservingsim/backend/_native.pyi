@@ -10,6 +10,8 @@ class NetworkConfig:
     npus_count: list[int]
     bandwidth: list[float]
     latency_ns: list[float]
+    model: str
+    parity: bool
     def __init__(self) -> None: ...
 
 class SystemConfig:
@@ -31,11 +33,16 @@ class MemoryLevel:
     latency_ns: int
     bandwidth: float
     npus_per_node: int
+    num_devices: int
+    pim_channels: int
+    queues_per_device: bool
     def __init__(self) -> None: ...
 
 class MemoryConfig:
     local: MemoryLevel
     remote: MemoryLevel
+    cxl: MemoryLevel
+    storage: MemoryLevel
     def __init__(self) -> None: ...
 
 class Simulation:

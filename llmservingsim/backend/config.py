@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
 
+from llmservingsim.backend.steps import Step
+
 TopologyName = Literal["Ring", "FullyConnected", "Switch"]
+CongestionModel = Literal["unaware", "aware", "flow"]
 Policy = Literal["LIFO", "FIFO", "EXPLICIT"]
 Optimization = Literal["baseline", "localBWAware"]
+Dialect = Literal["astra-sim", "llmservingsim"]
+CollectiveName = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all"]
 MemoryType = Literal["NO_MEMORY_EXPANSION", "PER_NPU_MEMORY_EXPANSION", "PER_NODE_MEMORY_EXPANSION", "MEMORY_POOL"]
 
 LINK_GB = 2**30
@@ -26,12 +32,18 @@ class NetworkModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         npus_count: Ranks along each dimension.
         bandwidth_gbps: Of a link, in ASTRA-sim's GB/s of 2^30 bytes; see `bandwidth_bytes_per_ns`.
         latency_ns: Of each link crossed; may be fractional.
+        fabric: Links other than those of a grid; ``topology``, ``bandwidth_gbps`` and ``latency_ns`` are then empty and
+            ``npus_count`` is the logical shape over which collectives are decomposed.
+        model: Whether messages wait for each other: ``unaware`` never; ``aware`` as in ASTRA-sim, where a link carries
+            one message at a time, store and forward; ``flow`` shares links max-min fair.
     """
 
     topology: list[str]
     npus_count: list[int]
     bandwidth_gbps: list[float]
     latency_ns: list[float]
+    model: CongestionModel = "unaware"
+    fabric: FabricModel | None = None
 
     @property
     def bandwidth_bytes_per_ns(self) -> list[float]:
@@ -47,36 +59,123 @@ class NetworkModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return product
 
 
+class LinkModel(msgspec.Struct, frozen=True, array_like=True):
+    """One direction of a cable of a `FabricModel`.
+
+    Attributes:
+        source, target: Devices: ranks first, then endpoints of memories, then switches.
+        bandwidth_gbps: In ASTRA-sim's GB/s of 2^30 bytes.
+        latency_ns: May be fractional.
+    """
+
+    source: int
+    target: int
+    bandwidth_gbps: float
+    latency_ns: float
+
+
+class FabricModel(msgspec.Struct, frozen=True):
+    """A network of arbitrary links; messages take the shortest path, equally short ones chosen by a hash of the pair.
+
+    Attributes:
+        links: Every direction of every cable.
+        endpoints: Devices that send and receive besides the ranks: memories.
+        switches: Devices that only pass on.
+        route: Links in order (as indices) from a source to a target, where the shortest path is not the one. Asked once
+            per pair.
+    """
+
+    links: list[LinkModel]
+    endpoints: int = 0
+    switches: int = 0
+    route: Callable[[int, int], Sequence[int]] | None = None
+
+
+class SharedBusModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """ASTRA-sim's LogGP-like bus between a rank and its network interface; names as in its system file.
+
+    Attributes:
+        L, o, g: Latency, overhead and gap in nanoseconds.
+        G: Nanoseconds per byte.
+    """
+
+    L: int = 0
+    o: int = 0
+    g: int = 0
+    G: float = 0.0
+
+
+class MeasuredCollective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Measured times that replace the analytical ones of a collective over that many ranks.
+
+    Attributes:
+        collective: Which one.
+        ranks: Over how many.
+        size_bytes: Ascending, as the graph's nodes state it.
+        time_ns: As many.
+    """
+
+    collective: CollectiveName
+    ranks: int
+    size_bytes: list[int]
+    time_ns: list[int]
+
+
 class SystemModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a rank's system layer turns collectives into messages.
 
     Attributes:
         preferred_dataset_splits: Chunks wanted per collective.
-        active_chunks_per_dimension: Chunks under way at once.
-        scheduling_policy: Which collective's chunks go first; no effect in one dimension, where a rank has one
-            collective at a time.
-        collective_optimization: How an all-reduce uses several dimensions; no effect in one.
+        active_chunks_per_dimension: Chunks under way at once, over all queues of a dimension.
+        num_queues_per_dim: Queues of each dimension, over which chunks rotate.
+        scheduling_policy: Which collective's chunks go first.
+        collective_optimization: How an all-reduce uses several dimensions: ``localBWAware`` scatters inward and gathers
+            outward, ``baseline`` reduces everything in each.
         endpoint_delay_ns: Paid per block prepared.
-        local_mem_bw_gbps: GB/s of 10^9 bytes; one write and two reads per reduction. 0 makes reductions free.
+        local_mem_bw_gbps: GB/s of 10^9 bytes; one write and two reads per reduction. 0 makes reductions free. Also the
+            roofline's bandwidth.
+        peak_perf_tflops: Of the accelerator, for roofline timing.
+        roofline_enabled: Time COMP nodes by their ``num_ops`` and size instead of their duration.
+        replay_only: Every node takes its recorded duration, communication too.
+        local_reduction_delay_ns: Per 100 bytes processed, shared bus only.
+        shared_bus: Model the bus instead of the endpoint delay; None: no.
+        rendezvous: Sends wait for a handshake from the receiver.
         zero_duration_ns: What a COMP node of duration 0 takes; ASTRA-sim charges 1.
-        parity: Keep ASTRA-sim's oddities: groups smaller than the system pay 10 ns instead of the endpoint delay,
-            collectives of nothing or of one rank never complete, INVALID nodes trigger no issue pass.
+        parity: Keep ASTRA-sim's oddities, which `docs/concepts/astra-sim.md` lists.
+        dialect: Whose rules order a rank's nodes: ``astra-sim``, or ``llmservingsim`` for the fork in LLMServingSim 2.0,
+            where memory nodes occupy no slot.
         all_reduce, all_gather, reduce_scatter, all_to_all: An algorithm per network dimension; none forbids that
-            collective.
+            collective. ``package.module:Class`` is a user's own, see `llmservingsim.backend.CollectiveAlgorithm`.
+        programs: Collectives spelled out: per set, per place in the communicator, the steps of that rank.
+        custom: Collective -> the set of ``programs`` that replaces its algorithm.
+        measured: Times that replace those of algorithms.
+        record_nodes: Keep when each node began and ended, see `Backend.node_times`.
     """
 
     preferred_dataset_splits: int = 1
     active_chunks_per_dimension: int = 1
+    num_queues_per_dim: int = 1
     scheduling_policy: Policy = "LIFO"
     collective_optimization: Optimization = "localBWAware"
     endpoint_delay_ns: int = 10
     local_mem_bw_gbps: float = 0.0
+    peak_perf_tflops: float = 0.0
+    roofline_enabled: bool = False
+    replay_only: bool = False
+    local_reduction_delay_ns: int = 1
+    shared_bus: SharedBusModel | None = None
+    rendezvous: bool = False
     zero_duration_ns: int = 0
     parity: bool = False
+    dialect: Dialect = "astra-sim"
     all_reduce: list[str] = msgspec.field(default_factory=lambda: ["ring"])
     all_gather: list[str] = msgspec.field(default_factory=lambda: ["ring"])
     reduce_scatter: list[str] = msgspec.field(default_factory=lambda: ["ring"])
     all_to_all: list[str] = msgspec.field(default_factory=lambda: ["ring"])
+    programs: tuple[tuple[tuple[Step, ...], ...], ...] = ()
+    custom: dict[CollectiveName, int] = {}
+    measured: list[MeasuredCollective] = []
+    record_nodes: bool = False
 
 
 class MemoryLevelModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,12 +186,20 @@ class MemoryLevelModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         latency_ns: Per access.
         bandwidth_gbps: GB/s of 10^9 bytes, which is bytes per nanosecond; 0 costs the latency alone.
         npus_per_node: Ranks that share a server, PER_NODE only.
+        num_devices: Devices of the level.
+        pim_channels: Channels per device that compute; 0: none.
+        queues_per_device: PER_NODE and MEMORY_POOL queue per device instead of per node, as LLMServingSim's do.
     """
 
-    type: MemoryType = "NO_MEMORY_EXPANSION"
+    type: Dialect = Literal["astra-sim", "llmservingsim"]
+CollectiveName = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all"]
+MemoryType = "NO_MEMORY_EXPANSION"
     latency_ns: int = 0
     bandwidth_gbps: float = 0.0
     npus_per_node: int = 1
+    num_devices: int = 1
+    pim_channels: int = 0
+    queues_per_device: bool = False
 
 
 class MemoryModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -100,3 +207,5 @@ class MemoryModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     local: MemoryLevelModel = MemoryLevelModel()
     remote: MemoryLevelModel = MemoryLevelModel()
+    cxl: MemoryLevelModel = MemoryLevelModel()
+    storage: MemoryLevelModel = MemoryLevelModel()

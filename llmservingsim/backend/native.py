@@ -27,15 +27,18 @@ class NativeBackend(_native.Simulation):
         Raises:
             ValueError: If a value is out of range or not supported, naming the field.
         """
-        super().__init__(_network(network), _system(system or SystemModel()), _memory(memory or MemoryModel()))
+        system = system or SystemModel()
+        super().__init__(_network(network, parity=system.parity), _system(system), _memory(memory or MemoryModel()))
 
 
-def _network(model: NetworkModel) -> _native.NetworkConfig:
+def _network(model: NetworkModel, *, parity: bool) -> _native.NetworkConfig:
     config = _native.NetworkConfig()
     config.topology = model.topology
     config.npus_count = model.npus_count
     config.bandwidth = model.bandwidth_bytes_per_ns
     config.latency_ns = model.latency_ns
+    config.model = model.model
+    config.parity = parity
     return config
 
 
@@ -59,6 +62,8 @@ def _memory(model: MemoryModel) -> _native.MemoryConfig:
     config = _native.MemoryConfig()
     config.local = _level(model.local)
     config.remote = _level(model.remote)
+    config.cxl = _level(model.cxl)
+    config.storage = _level(model.storage)
     return config
 
 
@@ -68,4 +73,7 @@ def _level(model: MemoryLevelModel) -> _native.MemoryLevel:
     level.latency_ns = model.latency_ns
     level.bandwidth = model.bandwidth_gbps
     level.npus_per_node = model.npus_per_node
+    level.num_devices = model.num_devices
+    level.pim_channels = model.pim_channels
+    level.queues_per_device = model.queues_per_device
     return level

@@ -17,10 +17,12 @@ void check_lengths(const GraphSpec& graph) {
   if (n == 0) {
     refuse("graph: it has no node");
   }
-  const std::size_t lengths[] = {graph.type.size(),       graph.rank_class.size(), graph.duration_ns.size(),
-                                 graph.size_bytes.size(), graph.collective.size(), graph.peer.size(),
-                                 graph.tag.size(),        graph.location.size(),   graph.group.size(),
-                                 graph.is_cpu_op.size()};
+  const std::size_t lengths[] = {graph.type.size(),       graph.rank_class.size(),    graph.duration_ns.size(),
+                                 graph.size_bytes.size(), graph.collective.size(),    graph.peer.size(),
+                                 graph.tag.size(),        graph.location.size(),      graph.group.size(),
+                                 graph.is_cpu_op.size(),  graph.involved_dims.size(), graph.priority.size(),
+                                 graph.num_ops.size(),    graph.device.size(),        graph.channel.size(),
+                                 graph.program.size()};
   if (std::any_of(std::begin(lengths), std::end(lengths), [n](std::size_t length) { return length != n; })) {
     refuse("graph: every array must have one entry per name (" + std::to_string(n) + ")");
   }

@@ -117,7 +117,7 @@ void GraphRun::start(std::uint32_t node) {
     state_[node] = NodeState::kDone;
     release_children(node);
   } else {
-    services_.memory(n.location)->request(rank, lane.local, size, done);
+    services_.memory(n.location)->request({.rank = rank, .bytes = size}, lane.local, done);
   }
 }
 

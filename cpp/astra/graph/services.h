@@ -1,6 +1,7 @@
 // What the runs of a simulation share.
 #pragma once
 
+#include <array>
 #include <memory>
 
 #include "astra/collective/library.h"
@@ -15,13 +16,11 @@ struct Services {
   EventQueue events;
   std::unique_ptr<Network> network;
   std::unique_ptr<CollectiveLibrary> collectives;
-  std::unique_ptr<MemoryModel> local_memory;   // none: not configured
-  std::unique_ptr<MemoryModel> remote_memory;  // none: not configured
+  std::array<std::unique_ptr<MemoryModel>, 5> memories;  // by location; none: not configured
 
   MemoryModel* memory(MemoryLocation location) const {
-    if (location == MemoryLocation::kLocal) return local_memory.get();
-    if (location == MemoryLocation::kRemote) return remote_memory.get();
-    return nullptr;
+    const auto index = static_cast<std::size_t>(location);
+    return index < memories.size() ? memories[index].get() : nullptr;
   }
 };
 

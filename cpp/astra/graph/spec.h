@@ -9,7 +9,7 @@
 
 namespace astra {
 
-// Chakra numbering (mlcommons).
+// Chakra numbering (mlcommons); PIM_COMP is LLMServingSim's.
 enum class NodeType : std::uint8_t {
   kInvalid = 0,
   kMetadata = 1,
@@ -19,6 +19,7 @@ enum class NodeType : std::uint8_t {
   kSend = 5,
   kRecv = 6,
   kColl = 7,
+  kPimComp = 8,
 };
 
 enum class MemoryLocation : std::uint8_t { kLocal = 1, kRemote = 2, kCxl = 3, kStorage = 4 };
@@ -41,6 +42,12 @@ struct GraphSpec {
   std::vector<std::uint8_t> location;
   std::vector<std::int32_t> group;  // index into groups, or -1
   std::vector<std::uint8_t> is_cpu_op;
+  std::vector<std::uint32_t> involved_dims;  // bit d: the collective uses dimension d
+  std::vector<std::int32_t> priority;        // of collectives under EXPLICIT, larger first
+  std::vector<std::int64_t> num_ops;         // of COMP nodes, for roofline timing
+  std::vector<std::int32_t> device;          // memory device within the location
+  std::vector<std::int32_t> channel;         // PIM channel within the device
+  std::vector<std::int32_t> program;         // what replaces a collective's algorithm, or -1
   Rows data_deps;
   Rows ctrl_deps;
   std::vector<std::vector<Rank>> rank_classes;

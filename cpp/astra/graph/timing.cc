@@ -16,7 +16,7 @@ Time node_time(const PlanNode& node, const Services& services, const Time* durat
     }
     case NodeType::kMemLoad:
     case NodeType::kMemStore:
-      return services.memory(node.location)->service_time(sizes[node.source]);
+      return services.memory(node.location)->service_time({.bytes = sizes[node.source]});
     case NodeType::kColl: {
       if (node.communicator == nullptr) {
         const Time duration = durations[node.source];

@@ -1,6 +1,7 @@
 #include "astra/memory/memory_model.h"
 
 #include <cmath>
+#include <deque>
 
 #include "astra/base/errors.h"
 #include "astra/base/truncate.h"
@@ -8,52 +9,30 @@
 namespace astra {
 namespace {
 
-Time service_time(const MemoryLevel& level, Bytes bytes) {
+Time access_time(const MemoryLevel& level, Bytes bytes) {
   return level.latency_ns + (level.bandwidth > 0 ? truncate(static_cast<double>(bytes) / level.bandwidth) : 0);
 }
 
-class PerNpuMemory final : public MemoryModel {
+// A server takes one request at a time, in order of arrival.
+class Servers final : public EventTarget {
  public:
-  PerNpuMemory(const MemoryLevel& level, EventQueue& events) : level_(level), events_(events) {}
+  Servers(std::size_t count, EventQueue& events) : waiting_(count), events_(events) {}
 
-  void request(Rank, LocalTimes& local, Bytes bytes, Call done) override {
-    events_.schedule_local(local, service_time(bytes), done);
-  }
-  bool is_contention_free() const override { return true; }
-  Time service_time(Bytes bytes) const override { return astra::service_time(level_, bytes); }
-
- private:
-  MemoryLevel level_;
-  EventQueue& events_;
-};
-
-// Servers that take one request at a time, in order of arrival.
-class QueuedMemory final : public MemoryModel, public EventTarget {
- public:
-  QueuedMemory(const MemoryLevel& level, std::int64_t ranks_per_server, std::int64_t npus, EventQueue& events)
-      : level_(level),
-        ranks_per_server_(ranks_per_server),
-        servers_(static_cast<std::size_t>((npus + ranks_per_server - 1) / ranks_per_server)),
-        events_(events) {}
-
-  void request(Rank rank, LocalTimes& local, Bytes bytes, Call done) override {
-    const auto server = static_cast<std::size_t>(rank / ranks_per_server_);
-    servers_[server].push_back({&local, service_time(bytes), done});
-    if (servers_[server].size() == 1) {
-      serve(server);
+  void serve(std::size_t server, Time service, LocalTimes& local, Call done) {
+    waiting_[server].push_back({&local, service, done});
+    if (waiting_[server].size() == 1) {
+      begin(server);
     }
   }
-  bool is_contention_free() const override { return false; }
-  Time service_time(Bytes bytes) const override { return astra::service_time(level_, bytes); }
 
   void fire(std::uint32_t, std::uint64_t arg) override {
     const auto server = static_cast<std::size_t>(arg);
-    check(!servers_[server].empty(), "a memory server ends only what it serves");
-    const Call done = servers_[server].front().done;
+    check(!waiting_[server].empty(), "a memory server ends only what it serves");
+    const Call done = waiting_[server].front().done;
     done();  // may queue behind those that wait
-    servers_[server].pop_front();
-    if (!servers_[server].empty()) {
-      serve(server);
+    waiting_[server].pop_front();
+    if (!waiting_[server].empty()) {
+      begin(server);
     }
   }
 
@@ -64,39 +43,107 @@ class QueuedMemory final : public MemoryModel, public EventTarget {
     Call done;
   };
 
-  void serve(std::size_t server) {
-    const Request& request = servers_[server].front();
+  void begin(std::size_t server) {
+    const Request& request = waiting_[server].front();
     events_.schedule_local(*request.local, request.service, {this, 0, server});
   }
 
-  MemoryLevel level_;
-  std::int64_t ranks_per_server_;
-  std::vector<std::deque<Request>> servers_;
+  std::vector<std::deque<Request>> waiting_;
   EventQueue& events_;
 };
 
-}  // namespace
+std::size_t server_count(const MemoryLevel& level, std::int64_t npus) {
+  if (level.queues_per_device) return static_cast<std::size_t>(level.num_devices);
+  if (level.type == "MEMORY_POOL") return 1;
+  return static_cast<std::size_t>((npus + level.npus_per_node - 1) / level.npus_per_node);
+}
 
-std::unique_ptr<MemoryModel> make_memory(const MemoryLevel& level, const char* where, std::int64_t npus,
-                                         EventQueue& events) {
-  const std::string prefix = std::string("memory: ") + where + " ";
+// ASTRA-sim's memories and those of LLMServingSim.
+class ExpansionMemory final : public MemoryModel {
+ public:
+  ExpansionMemory(const MemoryLevel& level, const char* where, std::int64_t npus, EventQueue& events)
+      : level_(level),
+        where_(where),
+        is_queued_(level.type != "PER_NPU_MEMORY_EXPANSION"),
+        servers_(server_count(level, npus), events),
+        channels_(static_cast<std::size_t>(level.num_devices * level.num_devices + level.pim_channels), events),
+        events_(events) {}
+
+  void request(const MemoryAccess& access, LocalTimes& local, Call done) override {
+    const Time service = service_time(access);
+    if (is_queued_) {
+      servers_.serve(server(access), service, local, done);
+    } else {
+      events_.schedule_local(local, service, done);
+    }
+  }
+
+  void compute(const MemoryAccess& access, Time duration, LocalTimes& local, Call done) override {
+    // LLMServingSim's numbering, in which channels of different devices can coincide.
+    const std::int64_t channel = level_.num_devices * access.device + access.channel;
+    channels_.serve(static_cast<std::size_t>(channel), checked_sum(duration, service_time(access)), local, done);
+  }
+
+  bool is_contention_free() const override { return !is_queued_; }
+  Time service_time(const MemoryAccess& access) const override { return access_time(level_, access.bytes); }
+
+  void check_access(const MemoryAccess& access, bool is_pim) const override {
+    const bool is_device_known = 0 <= access.device && access.device < level_.num_devices;
+    if ((is_pim || level_.queues_per_device) && !is_device_known) {
+      refuse("the " + where_ + " memory has no device " + std::to_string(access.device) + "; it has " +
+             std::to_string(level_.num_devices) + ", counted from 0");
+    }
+    if (is_pim && (access.channel < 0 || access.channel >= level_.pim_channels)) {
+      refuse("the " + where_ + " memory has no PIM channel " + std::to_string(access.channel) + "; it has " +
+             std::to_string(level_.pim_channels) + " (pim-channels)");
+    }
+  }
+
+ private:
+  std::size_t server(const MemoryAccess& access) const {
+    if (level_.queues_per_device) return static_cast<std::size_t>(access.device);
+    return level_.type == "MEMORY_POOL" ? 0 : static_cast<std::size_t>(access.rank / level_.npus_per_node);
+  }
+
+  MemoryLevel level_;
+  std::string where_;
+  bool is_queued_;
+  Servers servers_;
+  Servers channels_;
+  EventQueue& events_;
+};
+
+void check_level(const MemoryLevel& level, const std::string& prefix) {
   if (level.latency_ns < 0 || !(level.bandwidth >= 0) || !std::isfinite(level.bandwidth)) {
     refuse(prefix + "latency and bandwidth must not be negative");
   }
   if (level.latency_ns > static_cast<Time>(kLongest)) {
     refuse(prefix + "latency must be at most 10^18 ns, not " + std::to_string(level.latency_ns));
   }
+  const auto within = [&prefix](const char* field, std::int64_t value, std::int64_t least, std::int64_t most) {
+    if (value < least || value > most) {
+      refuse(prefix + field + " must be between " + std::to_string(least) + " and " + std::to_string(most) + ", not " +
+             std::to_string(value));
+    }
+  };
+  within("npus_per_node", level.npus_per_node, 1, kMostCount);
+  within("num_devices", level.num_devices, 1, 1 << 12);
+  within("pim_channels", level.pim_channels, 0, kMostCount);
+}
+
+}  // namespace
+
+std::unique_ptr<MemoryModel> make_memory(const MemoryLevel& level, const char* where, std::int64_t npus,
+                                         EventQueue& events) {
+  const std::string prefix = std::string("memory: ") + where + " ";
+  check_level(level, prefix);
   if (level.type == "NO_MEMORY_EXPANSION") return nullptr;
-  if (level.type == "PER_NPU_MEMORY_EXPANSION") return std::make_unique<PerNpuMemory>(level, events);
-  if (level.type == "MEMORY_POOL") return std::make_unique<QueuedMemory>(level, npus, npus, events);
-  if (level.type != "PER_NODE_MEMORY_EXPANSION") {
+  if (level.type != "PER_NPU_MEMORY_EXPANSION" && level.type != "MEMORY_POOL" &&
+      level.type != "PER_NODE_MEMORY_EXPANSION") {
     refuse(prefix + "type '" + level.type +
            "' is not one of MEMORY_POOL, NO_MEMORY_EXPANSION, PER_NODE_MEMORY_EXPANSION, PER_NPU_MEMORY_EXPANSION");
   }
-  if (level.npus_per_node < 1 || level.npus_per_node > kMostCount) {
-    refuse(prefix + "npus_per_node must be between 1 and 2^24, not " + std::to_string(level.npus_per_node));
-  }
-  return std::make_unique<QueuedMemory>(level, level.npus_per_node, npus, events);
+  return std::make_unique<ExpansionMemory>(level, where, npus, events);
 }
 
 }  // namespace astra

@@ -1,46 +1,40 @@
 #include "astra/network/analytical_network.h"
 
-#include <cmath>
-#include <string>
+#include <algorithm>
 
-#include "astra/base/errors.h"
 #include "astra/base/truncate.h"
 
 namespace astra {
-namespace {
 
-void check_config(const NetworkConfig& config) {
-  const std::size_t dims = config.topology.size();
-  if (dims == 0 || config.npus_count.size() != dims || config.bandwidth.size() != dims ||
-      config.latency_ns.size() != dims) {
-    refuse("network: topology, npus_count, bandwidth and latency_ns must be lists of one equal, non-zero length");
-  }
-  if (dims > 1) {
-    refuse("network: " + std::to_string(dims) + " dimensions are not supported by this network model; give one");
-  }
-  if (config.npus_count[0] < 1 || config.npus_count[0] > kMostCount) {
-    refuse("network: npus_count must be between 1 and 2^24, not " + std::to_string(config.npus_count[0]));
-  }
-  if (!(config.bandwidth[0] > 0) || !std::isfinite(config.bandwidth[0])) {
-    refuse("network: bandwidth must be positive, not " + std::to_string(config.bandwidth[0]));
-  }
-  if (!(config.latency_ns[0] >= 0) || !std::isfinite(config.latency_ns[0])) {
-    refuse("network: latency must not be negative, not " + std::to_string(config.latency_ns[0]));
+AnalyticalNetwork::AnalyticalNetwork(const NetworkConfig& config, EventQueue& events)
+    : events_(events), grid_(config.npus_count), charges_first_only_(config.parity) {
+  for (std::size_t d = 0; d < config.topology.size(); ++d) {
+    dimensions_.push_back({find_topology(config.topology[d]), config.bandwidth[d], config.latency_ns[d]});
   }
 }
 
-}  // namespace
+std::int64_t AnalyticalNetwork::hops(std::size_t dimension, Rank from, Rank to) const {
+  const std::int64_t a = grid_.coordinate(from, dimension);
+  const std::int64_t b = grid_.coordinate(to, dimension);
+  return a == b ? 0 : astra::hops(dimensions_[dimension].topology, grid_.counts()[dimension], a, b);
+}
 
-AnalyticalNetwork::AnalyticalNetwork(const NetworkConfig& config, EventQueue& events)
-    : events_(events),
-      npus_(config.npus_count[0]),
-      bandwidth_(config.bandwidth[0]),
-      latency_ns_(config.latency_ns[0]),
-      topology_(make_topology(config.topology[0], npus_)) {}
-
+// Latencies of all links crossed, and the size over the narrowest of them.
 Time AnalyticalNetwork::delay(Rank from, Rank to, Bytes bytes) const {
-  const auto hops = static_cast<double>(topology_->hops(from, to));
-  return truncate(hops * latency_ns_ + static_cast<double>(bytes) / bandwidth_);
+  double latency = 0;
+  double bandwidth = 0;
+  for (std::size_t d = 0; d < dimensions_.size(); ++d) {
+    const std::int64_t crossed = hops(d, from, to);
+    if (crossed == 0) {
+      continue;
+    }
+    latency += static_cast<double>(crossed) * dimensions_[d].latency_ns;
+    bandwidth = bandwidth == 0 ? dimensions_[d].bandwidth : std::min(bandwidth, dimensions_[d].bandwidth);
+    if (charges_first_only_) {
+      break;
+    }
+  }
+  return bandwidth == 0 ? 0 : truncate(latency + static_cast<double>(bytes) / bandwidth);
 }
 
 void AnalyticalNetwork::send(Rank from, Rank to, Bytes bytes, Call arrived) {
@@ -52,12 +46,16 @@ std::optional<Time> AnalyticalNetwork::fixed_delay(Rank from, Rank to, Bytes byt
 }
 
 bool AnalyticalNetwork::are_alike(Rank a, Rank b, Rank c, Rank d) const {
-  return topology_->hops(a, b) == topology_->hops(c, d);
-}
-
-std::unique_ptr<Network> make_network(const NetworkConfig& config, EventQueue& events) {
-  check_config(config);
-  return std::make_unique<AnalyticalNetwork>(config, events);
+  for (std::size_t i = 0; i < dimensions_.size(); ++i) {
+    const std::int64_t first = hops(i, a, b);
+    if (first != hops(i, c, d)) {
+      return false;
+    }
+    if (first != 0 && charges_first_only_) {
+      return true;
+    }
+  }
+  return true;
 }
 
 }  // namespace astra

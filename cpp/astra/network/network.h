@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "astra/base/types.h"
 #include "astra/event/event_queue.h"
@@ -10,18 +11,32 @@
 
 namespace astra {
 
+// What a link carried so far.
+struct LinkUse {
+  Bytes bytes = 0;
+  Time busy_ns = 0;  // while at least one message was on it
+};
+
 class Network {
  public:
   virtual ~Network() = default;
   // Ranks attached.
   virtual std::int64_t npus() const = 0;
+  // Ranks along each dimension, the innermost first; their product is `npus`.
+  virtual const std::vector<std::int64_t>& shape() const = 0;
+  // Ranks and endpoints of memories: who may send and receive.
+  virtual std::int64_t endpoints() const { return npus(); }
   // Starts a transfer now; `arrived` is called at its arrival.
   virtual void send(Rank from, Rank to, Bytes bytes, Call arrived) = 0;
   // What every transfer of that size between the two takes whatever else is under way; nothing if that depends on
   // other traffic.
   virtual std::optional<Time> fixed_delay(Rank from, Rank to, Bytes bytes) const = 0;
+  // What a transfer takes that is alone.
+  virtual Time lone_delay(Rank from, Rank to, Bytes bytes) const = 0;
   // Whether transfers of any one size from `a` to `b` and from `c` to `d` always take equally long.
   virtual bool are_alike(Rank a, Rank b, Rank c, Rank d) const = 0;
+  // Per link of a network that has links; else empty.
+  virtual std::vector<LinkUse> link_use() const { return {}; }
 };
 
 // Raises std::invalid_argument on a network that no model here supports.

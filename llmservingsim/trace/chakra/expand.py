@@ -11,7 +11,22 @@ from numpy.typing import NDArray
 from llmservingsim.errors import InvariantError
 from llmservingsim.graph import Graph, NodeType
 
-_PLAIN_COLUMNS = ("type", "duration_ns", "size_bytes", "collective", "tag", "location", "group", "is_cpu_op")
+_PLAIN_COLUMNS = (
+    "type",
+    "duration_ns",
+    "size_bytes",
+    "collective",
+    "tag",
+    "location",
+    "group",
+    "is_cpu_op",
+    "involved_dims",
+    "priority",
+    "num_ops",
+    "device",
+    "channel",
+    "program",
+)
 
 
 def expand(graph: Graph) -> Graph:

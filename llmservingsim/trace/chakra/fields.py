@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llmservingsim.errors import TraceError, one_of
-from llmservingsim.graph import CollectiveType, MemoryLocation, NodeType
+from llmservingsim.graph import ALL_DIMENSIONS, CollectiveType, MemoryLocation, NodeType
 from llmservingsim.trace.chakra import schema
 from llmservingsim.trace.chakra.schema import AttributeValue, RawNode
 
@@ -30,6 +30,12 @@ class Row(NamedTuple):
     tag: int = 0
     location: int = int(MemoryLocation.REMOTE)
     group: int = -1
+    involved_dims: int = ALL_DIMENSIONS
+    priority: int = 0
+    num_ops: int = 0
+    device: int = 0
+    channel: int = 0
+    program: int = -1
 
 
 @dataclass(frozen=True, slots=True)

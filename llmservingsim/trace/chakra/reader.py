@@ -28,6 +28,12 @@ _DTYPES = {
     "tag": np.int32,
     "location": np.uint8,
     "group": np.int32,
+    "involved_dims": np.uint32,
+    "priority": np.int32,
+    "num_ops": np.int64,
+    "device": np.int32,
+    "channel": np.int32,
+    "program": np.int32,
 }
 
 

@@ -32,7 +32,7 @@ PIM_COMP = 4
 
 NODE_TYPES = MappingProxyType(
     {
-        MLCOMMONS: MappingProxyType({int(t): t for t in NodeType}),
+        MLCOMMONS: MappingProxyType({int(t): t for t in NodeType if t != NodeType.PIM_COMP}),
         LLMSERVINGSIM2: MappingProxyType(
             {
                 0: NodeType.INVALID,

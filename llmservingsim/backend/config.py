@@ -24,6 +24,38 @@ MEMORY_GB = 10**9
 """Bytes in one GB of memory bandwidth: ASTRA-sim counts 10^9."""
 
 
+class LinkModel(msgspec.Struct, frozen=True, array_like=True):
+    """One direction of a cable of a `FabricModel`.
+
+    Attributes:
+        source, target: Devices: ranks first, then endpoints of memories, then switches.
+        bandwidth_gbps: In ASTRA-sim's GB/s of 2^30 bytes.
+        latency_ns: May be fractional.
+    """
+
+    source: int
+    target: int
+    bandwidth_gbps: float
+    latency_ns: float
+
+
+class FabricModel(msgspec.Struct, frozen=True):
+    """A network of arbitrary links; messages take the shortest path, equally short ones chosen by a hash of the pair.
+
+    Attributes:
+        links: Every direction of every cable.
+        endpoints: Devices that send and receive besides the ranks: memories.
+        switches: Devices that only pass on.
+        route: Links in order (as indices) from a source to a target, where the shortest path is not the one. Asked once
+            per pair.
+    """
+
+    links: list[LinkModel]
+    endpoints: int = 0
+    switches: int = 0
+    route: Callable[[int, int], Sequence[int]] | None = None
+
+
 class NetworkModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The analytical network, one entry per dimension; dimension 0 is the innermost.
 
@@ -57,38 +89,6 @@ class NetworkModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for n in self.npus_count:
             product *= n
         return product
-
-
-class LinkModel(msgspec.Struct, frozen=True, array_like=True):
-    """One direction of a cable of a `FabricModel`.
-
-    Attributes:
-        source, target: Devices: ranks first, then endpoints of memories, then switches.
-        bandwidth_gbps: In ASTRA-sim's GB/s of 2^30 bytes.
-        latency_ns: May be fractional.
-    """
-
-    source: int
-    target: int
-    bandwidth_gbps: float
-    latency_ns: float
-
-
-class FabricModel(msgspec.Struct, frozen=True):
-    """A network of arbitrary links; messages take the shortest path, equally short ones chosen by a hash of the pair.
-
-    Attributes:
-        links: Every direction of every cable.
-        endpoints: Devices that send and receive besides the ranks: memories.
-        switches: Devices that only pass on.
-        route: Links in order (as indices) from a source to a target, where the shortest path is not the one. Asked once
-            per pair.
-    """
-
-    links: list[LinkModel]
-    endpoints: int = 0
-    switches: int = 0
-    route: Callable[[int, int], Sequence[int]] | None = None
 
 
 class SharedBusModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -142,7 +142,7 @@ class SystemModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         rendezvous: Sends wait for a handshake from the receiver.
         zero_duration_ns: What a COMP node of duration 0 takes; ASTRA-sim charges 1.
         parity: Keep ASTRA-sim's oddities, which `docs/concepts/astra-sim.md` lists.
-        dialect: Whose rules order a rank's nodes: ``astra-sim``, or ``llmservingsim`` for the fork in LLMServingSim 2.0,
+        dialect: Whose rules order a rank's nodes: ``astra-sim``, or ``llmservingsim`` for LLMServingSim 2.0's fork,
             where memory nodes occupy no slot.
         all_reduce, all_gather, reduce_scatter, all_to_all: An algorithm per network dimension; none forbids that
             collective. ``package.module:Class`` is a user's own, see `llmservingsim.backend.CollectiveAlgorithm`.
@@ -191,9 +191,7 @@ class MemoryLevelModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         queues_per_device: PER_NODE and MEMORY_POOL queue per device instead of per node, as LLMServingSim's do.
     """
 
-    type: Dialect = Literal["astra-sim", "llmservingsim"]
-CollectiveName = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all"]
-MemoryType = "NO_MEMORY_EXPANSION"
+    type: MemoryType = "NO_MEMORY_EXPANSION"
     latency_ns: int = 0
     bandwidth_gbps: float = 0.0
     npus_per_node: int = 1

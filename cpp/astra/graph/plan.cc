@@ -135,8 +135,7 @@ class Builder {
         return services_.memory(node.location)->is_contention_free();
       case NodeType::kColl:
         // One rank stands for all of its class, or there is nobody else.
-        return node.communicator == nullptr ||
-               (!config_.parity && lane.members.size() == node.communicator->ranks.size());
+        return node.communicator == nullptr || lane.members.size() == node.communicator->ranks.size();
       default:
         return false;
     }

@@ -39,7 +39,7 @@ def astra(
         raise TraceError("--congestion aware: the congestion-aware network is not simulated yet; expected unaware")
     network_model = read_network(network)
     communicators = None if "empty" in groups else read_groups(Path(groups))
-    graph = read_traces(workload, ranks=network_model.npus, groups=communicators, dimensions=1)
+    graph = read_traces(workload, ranks=network_model.npus, groups=communicators)
     results = run_traces(graph, network_model, read_system(system, injection_scale), read_memory(memory))
     _print(sorted(results, key=lambda r: (r.finish_ns, r.rank)), as_json=as_json)
 

@@ -18,8 +18,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("run")(run.run)
-app.command("astra")(astra.astra)
 app.command("catalog")(catalog.catalog)
+app.add_typer(astra.app, name="astra")
 app.add_typer(config.app, name="config")
 app.add_typer(workload.app, name="workload")
 

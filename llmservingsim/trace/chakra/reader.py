@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, pairwise
 from pathlib import Path
@@ -41,8 +41,6 @@ _DTYPES = {
 
 _BATCH = 4096
 """Records parsed at once: enough to be quick, and far below the 2 GB that protobuf allows."""
-
-NodeParser = Callable[[Sequence[bytes]], Sequence[RawNode]]
 
 
 @dataclass(slots=True)
@@ -110,10 +108,10 @@ def read_traces(
             f"{nearest(dialect, schema.NODE_TYPES)}"
         )
     reading = Reading(dialect, Groups(groups), roofline)
-    parse, decode = schema.raw_node_parser(), schema.attribute_decoder()
+    decode = schema.attribute_decoder()
     nodes = _Nodes()
     for rank, path in enumerate(_files(prefix, ranks)):
-        _read_trace(_parse(path, parse), nodes, NodeInterpreter(path, rank, reading, decode))
+        _read_trace(parse_file(path), nodes, NodeInterpreter(path, rank, reading, decode))
     columns = _columns(nodes, 1 if reading.is_fork else 1000, prefix)
     if programs_by_node:
         columns["program"] = _programs(nodes, columns["type"], programs_by_node, prefix)
@@ -178,10 +176,11 @@ def _read_trace(nodes: Sequence[RawNode], to: _Nodes, interpreter: NodeInterpret
     to.sizes.append(len(nodes))
 
 
-def _parse(path: Path, parse: NodeParser) -> list[RawNode]:
-    """Return the nodes of a file in ascending order of their ids."""
+def parse_file(path: Path) -> list[RawNode]:
+    """Return the nodes of a file in ascending order of their ids. Raises TraceError if it is no trace."""
     from google.protobuf.message import DecodeError
 
+    parse = schema.raw_node_parser()
     records = split(path.read_bytes(), path)[1:]
     nodes: list[RawNode] = []
     try:

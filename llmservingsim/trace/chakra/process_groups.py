@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -19,7 +21,8 @@ def read_process_groups(nodes: Iterable[RawNode], path: Path) -> GroupsByName:
     """Return the groups that a file's METADATA nodes define, by name.
 
     PyTorch writes a list of objects ``{"pg_name": "1", "ranks": [0, 2], ...}``, of which other keys do not count; a
-    single object is one group. A group without ranks is the default one, of every rank, which needs no definition.
+    single object is one group, and a list of texts holds such JSON in each. A group without ranks is the default one,
+    of every rank, which needs no definition.
 
     Raises:
         TraceError: Naming the node, if its text is no JSON, no process group, or defines a group anew.
@@ -40,13 +43,26 @@ def _definitions(text: str, where: str) -> list[tuple[str, tuple[int, ...]]]:
     """Decode a node's text into (name, ranks)."""
     if not text:
         return []
-    try:
-        content = msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
-        raise TraceError(f"{where}: its process groups are not JSON: {error}") from error
-    entries = content if isinstance(content, list) else [content]
+    content = [_decode(inner, where) for inner in _texts_in(text)]
+    entries = [entry for part in content for entry in (part if isinstance(part, list) else [part])]
     named = [_definition(entry, where) for entry in entries]
     return [(name, ranks) for name, ranks in named if ranks]
+
+
+def _texts_in(text: str) -> list[str]:
+    """Return the JSON texts: the whole, or those that stand as strings in a list, as converters print Python's."""
+    try:
+        content = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return [text]
+    return content if isinstance(content, list) and all(isinstance(part, str) for part in content) else [text]
+
+
+def _decode(text: str, where: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise TraceError(f"{where}: its process groups are not JSON: {error}") from error
 
 
 def _definition(entry: object, where: str) -> tuple[str, tuple[int, ...]]:

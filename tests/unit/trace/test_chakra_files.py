@@ -224,6 +224,24 @@ def test_process_groups_of_pytorch_define_groups_behind_those_given(tmp_path):
     assert graph.group.tolist() == [1, -1, -1] * 2
 
 
+@pytest.mark.parametrize("wrap", [repr, json.dumps], ids=["Python", "JSON"])
+def test_process_groups_may_stand_as_text_in_a_list(tmp_path, wrap):
+    text = wrap(['[{"pg_name": "1", "pg_desc": "Alice\'s", "ranks": [1, 0]}]', '{"pg_name": "2", "ranks": [0]}'])
+    uses = [collective(string_val__pg_name="1"), metadata(text)]
+    assert read_traces(put(tmp_path, *uses)).groups == ((1, 0),)
+
+
+def test_a_metadata_node_may_define_nothing(tmp_path):
+    assert read_traces(put(tmp_path, metadata("[]"))).groups == ()
+
+
+def test_sixty_four_small_files_take_a_few_cpu_milliseconds(tmp_path, cpu_s):
+    for rank in range(64):
+        prefix = put(tmp_path, collective(), rank=rank)
+    spent = min(cpu_s(lambda: read_traces(prefix)) for _ in range(10))
+    assert spent <= 0.005  # three times what it takes: sweeps read thousands of such files
+
+
 def test_ranks_may_call_different_groups_the_same(tmp_path):
     for rank in (0, 1):
         text = json.dumps({"pg_name": "1", "ranks": [rank, rank + 2]})

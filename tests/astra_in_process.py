@@ -9,7 +9,7 @@ from llmservingsim.backend import NetworkModel
 from llmservingsim.backend.astra import RankResult, run_traces
 from llmservingsim.backend.astra_binary import AstraSimBinary
 from llmservingsim.backend.astra_files import read_groups, read_memory, read_network, read_system
-from llmservingsim.trace.chakra import read_traces
+from llmservingsim.trace.chakra import read_traces, round_durations
 
 
 class InThisProcess(AstraSimBinary):
@@ -27,5 +27,5 @@ class InThisProcess(AstraSimBinary):
         files = {name.removesuffix("-configuration"): Path(file) for name, file in options.items()}
         network, groups = read_network(files["network"]), read_groups(files["comm-group"])
         self.networks.append(network)
-        graph = read_traces(files["workload"], ranks=network.npus, groups=groups, exact_durations=False)
+        graph = round_durations(read_traces(files["workload"], ranks=network.npus, groups=groups))
         return run_traces(graph, network, read_system(files["system"]), read_memory(files["remote-memory"]))

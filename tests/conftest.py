@@ -100,7 +100,7 @@ from pathlib import Path
 sys.path.insert(0, {repository!r})
 from llmservingsim.backend.astra import run_traces
 from llmservingsim.backend.astra_files import read_groups, read_memory, read_network, read_system
-from llmservingsim.trace.chakra import read_traces
+from llmservingsim.trace.chakra import read_traces, round_durations
 
 options = dict(argument.removeprefix("--").split("=", 1) for argument in sys.argv[1:])
 file = lambda name: Path(options[name + "-configuration"])
@@ -108,7 +108,7 @@ Path(options["logging-folder"]).mkdir()
 network, groups = read_network(file("network")), read_groups(file("comm-group"))
 if min(network.npus_count) < 2:
     sys.exit("npus_count must be larger than 1")
-graph = read_traces(file("workload"), ranks=network.npus, groups=groups, dimensions=1, exact_durations=False)
+graph = round_durations(read_traces(file("workload"), ranks=network.npus, groups=groups))
 results = run_traces(graph, network, read_system(file("system")), read_memory(file("remote-memory")))
 {behaviour}
 for rank, finish, exposed in results:

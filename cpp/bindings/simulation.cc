@@ -110,11 +110,11 @@ void bind_simulation(nb::module_& module) {
           "rank_compute_ns", [](Guarded& self, Ticket ticket) { return to_numpy(self.idle().rank_compute(ticket)); },
           nb::arg("ticket"), "Accelerator COMP time of each of `ranks` over all steps of a completed ticket.")
       .def(
-          "node_starts_ns", [](Guarded& self, Ticket ticket) { return to_numpy(self.idle().node_starts(ticket)); },
-          nb::arg("ticket"), "When each node began in the last step of a completed ticket; -1: never.")
-      .def(
-          "node_ends_ns", [](Guarded& self, Ticket ticket) { return to_numpy(self.idle().node_ends(ticket)); },
-          nb::arg("ticket"), "When each node ended in the last step of a completed ticket; -1: never.");
+          "node_times",
+          [](Guarded& self, Ticket ticket) {
+            return nb::make_tuple(to_numpy(self.idle().node_starts(ticket)), to_numpy(self.idle().node_ends(ticket)));
+          },
+          nb::arg("ticket"), "When each node began and ended in the last step of a completed ticket; -1: never.");
 }
 
 }  // namespace bindings

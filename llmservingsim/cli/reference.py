@@ -230,6 +230,9 @@ def commands(group: typer.Typer, name: str) -> Iterator[tuple[str, Callable[...,
             yield f"{name} {command.name or command.callback.__name__}", command.callback
     for sub in group.registered_groups:
         if sub.typer_instance is not None:
+            own = sub.typer_instance.registered_callback
+            if own is not None and own.callback is not None:
+                yield f"{name} {sub.name}", own.callback
             yield from commands(sub.typer_instance, f"{name} {sub.name}")
 
 

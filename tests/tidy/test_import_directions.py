@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "trace": {"config", "model", "latency"},
     "trace.chakra": set(),
     "backend": {"config"},
+    "backend.astra_files": {"config", "backend", "trace.chakra"},  # a system file may name traces
     "power": {"config", "model"},
     "report": {"config", "serving", "workload", "instance"},
     # one run, put together

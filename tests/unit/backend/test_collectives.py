@@ -235,13 +235,13 @@ def test_recorded_nodes_say_when_they_began_and_ended() -> None:
     backend = NativeBackend(NetworkModel(["Ring"], [1], [1.0], [0.0]), SystemModel(record_nodes=True))
     ticket = backend.submit(backend.register(Graph.from_nodes(nodes)))
     backend.advance(2**62)
-    assert backend.node_starts_ns(ticket).tolist() == [0, 10, 0]
-    assert backend.node_ends_ns(ticket).tolist() == [10, 15, 12]
+    starts, ends = backend.node_times(ticket)
+    assert (starts.tolist(), ends.tolist()) == ([0, 10, 0], [10, 15, 12])
     plain = NativeBackend(NetworkModel(["Ring"], [1], [1.0], [0.0]))
     ticket = plain.submit(plain.register(Graph.from_nodes(nodes)))
     plain.advance(2**62)
     with pytest.raises(ValueError, match="record_nodes"):
-        plain.node_starts_ns(ticket)
+        plain.node_times(ticket)
 
 
 def test_llmservingsims_memory_nodes_occupy_no_slot() -> None:

@@ -12,7 +12,6 @@ namespace astra {
 Simulation::Simulation(const NetworkConfig& network, const SystemConfig& system, const MemoryConfig& memory) {
   services_.network = make_network(network, services_.events);
   services_.collectives = std::make_unique<CollectiveLibrary>(system, *services_.network);
-  const std::int64_t npus = services_.network->npus();
   const std::tuple<MemoryLocation, const MemoryLevel&, const char*> levels[] = {
       {MemoryLocation::kLocal, memory.local, "local"},
       {MemoryLocation::kRemote, memory.remote, "remote"},
@@ -20,7 +19,8 @@ Simulation::Simulation(const NetworkConfig& network, const SystemConfig& system,
       {MemoryLocation::kStorage, memory.storage, "storage"},
   };
   for (const auto& [location, level, where] : levels) {
-    services_.memories[static_cast<std::size_t>(location)] = make_memory(level, where, npus, services_.events);
+    services_.memories[static_cast<std::size_t>(location)] =
+        make_memory(level, where, *services_.network, services_.events);
   }
 }
 

@@ -148,6 +148,9 @@ void Simulation::end_step(Submission& submission) {
 
 void Simulation::complete(Submission& submission) {
   submission.state = State::kDone;
+  if (submission.is_timed()) {
+    submission.count_memory(services_);
+  }
   completed_.push_back(submission.ticket);
   for (const Ticket ticket : submission.followers) {
     Submission* follower = find(ticket);

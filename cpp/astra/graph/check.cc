@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 #include <set>
+#include <stdexcept>
 #include <utility>
 
 #include "astra/base/errors.h"
@@ -17,12 +18,11 @@ void check_lengths(const GraphSpec& graph) {
   if (n == 0) {
     refuse("graph: it has no node");
   }
-  const std::size_t lengths[] = {graph.type.size(),       graph.rank_class.size(),    graph.duration_ns.size(),
-                                 graph.size_bytes.size(), graph.collective.size(),    graph.peer.size(),
-                                 graph.tag.size(),        graph.location.size(),      graph.group.size(),
-                                 graph.is_cpu_op.size(),  graph.involved_dims.size(), graph.priority.size(),
-                                 graph.num_ops.size(),    graph.device.size(),        graph.channel.size(),
-                                 graph.program.size()};
+  const std::size_t lengths[] = {
+      graph.type.size(),       graph.rank_class.size(), graph.duration_ns.size(),   graph.size_bytes.size(),
+      graph.collective.size(), graph.peer.size(),       graph.tag.size(),           graph.location.size(),
+      graph.group.size(),      graph.is_cpu_op.size(),  graph.involved_dims.size(), graph.priority.size(),
+      graph.num_ops.size(),    graph.device.size(),     graph.channel.size(),       graph.program.size()};
   if (std::any_of(std::begin(lengths), std::end(lengths), [n](std::size_t length) { return length != n; })) {
     refuse("graph: every array must have one entry per name (" + std::to_string(n) + ")");
   }
@@ -129,11 +129,20 @@ void check_message(const GraphSpec& graph, std::size_t node, const std::vector<s
 void check_memory(const GraphSpec& graph, std::size_t node, const Services& services) {
   const auto location = static_cast<MemoryLocation>(graph.location[node]);
   if (services.memory(location) == nullptr) {
-    const char* which = location == MemoryLocation::kLocal ? "local" : "remote";
+    const char* const names[] = {"local", "remote", "cxl", "storage"};
+    const std::size_t place = std::size_t{graph.location[node]} - 1;
     refuse("graph: " + describe(graph, node) + " accesses memory location " + number(graph.location[node]) +
-           (location == MemoryLocation::kLocal || location == MemoryLocation::kRemote
-                ? std::string(", but the ") + which + " memory is NO_MEMORY_EXPANSION"
-                : std::string(", which is not one of LOCAL 1, REMOTE 2")));
+           (place < std::size(names) ? std::string(", but the ") + names[place] + " memory is NO_MEMORY_EXPANSION"
+                                     : ", which is not one of LOCAL 1, REMOTE 2, CXL 3, STORAGE 4"));
+  }
+  const Rank first = graph.rank_classes[static_cast<std::size_t>(graph.rank_class[node])][0];
+  const auto type = static_cast<NodeType>(graph.type[node]);
+  const MemoryAccess access{first, graph.device[node], graph.channel[node], type == NodeType::kMemStore,
+                            graph.size_bytes[node]};
+  try {
+    services.memory(location)->check_access(access, type == NodeType::kPimComp);
+  } catch (const std::invalid_argument& error) {
+    refuse("graph: " + describe(graph, node) + ": " + error.what());
   }
 }
 
@@ -149,6 +158,7 @@ void check_node(const GraphSpec& graph, std::size_t node, const Services& servic
       return;
     case NodeType::kMemLoad:
     case NodeType::kMemStore:
+    case NodeType::kPimComp:
       return check_memory(graph, node, services);
     case NodeType::kSend:
     case NodeType::kRecv:
@@ -157,7 +167,7 @@ void check_node(const GraphSpec& graph, std::size_t node, const Services& servic
       return check_collective(graph, node, services);
     default:
       refuse("graph: " + describe(graph, node) + ": node type " + number(graph.type[node]) +
-             " is not supported (METADATA 1 and types above 7 are not)");
+             " is not supported (METADATA 1 and types above 8 are not)");
   }
 }
 

@@ -11,7 +11,7 @@ namespace {
 
 Slot slot_of(NodeType type, bool is_cpu_op) {
   if (type == NodeType::kComp) return is_cpu_op ? Slot::kCpu : Slot::kCompute;
-  return type == NodeType::kRecv ? Slot::kFree : Slot::kComm;
+  return type == NodeType::kRecv || type == NodeType::kPimComp ? Slot::kFree : Slot::kComm;
 }
 
 class Builder {
@@ -76,6 +76,9 @@ class Builder {
       if (type == NodeType::kSend || type == NodeType::kRecv || type == NodeType::kColl) {
         plan_.sized.push_back(static_cast<std::uint32_t>(plan_.nodes.size() - 1));
       }
+      if (is_memory(type) && plan_.nodes.back().is_timed) {
+        plan_.timed_memory.push_back(static_cast<std::uint32_t>(plan_.nodes.size() - 1));
+      }
     }
     lane.last = static_cast<std::uint32_t>(plan_.nodes.size());
   }
@@ -89,6 +92,8 @@ class Builder {
     node.lane = lane;
     node.source = source;
     node.tag = graph_.tag[source];
+    node.device = graph_.device[source];
+    node.channel = graph_.channel[source];
     if (node.type == NodeType::kSend || node.type == NodeType::kRecv) {
       node.peer = peer(lane, graph_.peer[source]);
     }

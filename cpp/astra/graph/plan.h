@@ -26,6 +26,8 @@ struct PlanNode {
   std::uint32_t source = 0;  // index in the graph that was registered
   Rank peer = -1;
   std::int32_t tag = 0;
+  std::int32_t device = 0;   // memory nodes
+  std::int32_t channel = 0;  // PIM_COMP
   const Communicator* communicator = nullptr;
 };
 
@@ -48,7 +50,8 @@ struct Plan {
   std::vector<std::string> names;    // of the registered graph, as are the next two
   std::vector<Time> durations;
   std::vector<Bytes> sizes;
-  std::vector<std::uint32_t> sized;  // nodes whose size decides whether they can run at all
+  std::vector<std::uint32_t> sized;         // nodes whose size decides whether they can run at all
+  std::vector<std::uint32_t> timed_memory;  // timed nodes that load or store
   std::deque<Communicator> communicators;
   bool is_timed = false;  // every lane is a chain: no event is needed within a step
 };
@@ -67,6 +70,12 @@ void check_times(const Plan& plan, const Services& services, const Time* duratio
 
 // How long a timed node takes.
 Time node_time(const PlanNode& node, const Services& services, const Time* durations, const Bytes* sizes);
+
+// What a memory node of `rank` asks for.
+MemoryAccess access_of(const PlanNode& node, Rank rank, const Bytes* sizes);
+
+// Tells the memories of a step's accesses that are timed instead of requested.
+void count_timed_memory(const Plan& plan, const Services& services, const Bytes* sizes);
 
 struct ChainTime {
   Time total = 0;

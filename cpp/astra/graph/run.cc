@@ -31,6 +31,7 @@ void GraphRun::begin(const Time* durations, const Bytes* sizes, Call ended) {
   collectives_.reset(lanes_.size());
   std::fill(compute_.begin(), compute_.end(), 0);
   lanes_left_ = lanes_.size();
+  count_timed_memory(plan_, services_, sizes_);
   for (std::uint32_t lane = 0; lane < lanes_.size(); ++lane) {
     begin_lane(lane);
   }
@@ -117,7 +118,19 @@ void GraphRun::start(std::uint32_t node) {
     state_[node] = NodeState::kDone;
     release_children(node);
   } else {
-    services_.memory(n.location)->request({.rank = rank, .bytes = size}, lane.local, done);
+    start_memory(node);
+  }
+}
+
+void GraphRun::start_memory(std::uint32_t node) {
+  const PlanNode& n = plan_.nodes[node];
+  const MemoryAccess access = access_of(n, plan_.lanes[n.lane].rank, sizes_);
+  LocalTimes& local = lanes_[n.lane].local;
+  const Call done{this, kNodeDone, node};
+  if (n.type == NodeType::kPimComp) {
+    services_.memory(n.location)->compute(access, durations_[n.source], local, done);
+  } else {
+    services_.memory(n.location)->request(access, local, done);
   }
 }
 

@@ -48,6 +48,7 @@ class GraphRun final : public EventTarget {
   bool next_startable(LaneState& lane, std::uint32_t* node) const;
   void start(std::uint32_t node);
   void start_timed(std::uint32_t node);
+  void start_memory(std::uint32_t node);
   void start_collective(std::uint32_t node);
   void make_ready(std::uint32_t node);
   void release_children(std::uint32_t node);

@@ -16,7 +16,7 @@ Time node_time(const PlanNode& node, const Services& services, const Time* durat
     }
     case NodeType::kMemLoad:
     case NodeType::kMemStore:
-      return services.memory(node.location)->service_time({.bytes = sizes[node.source]});
+      return services.memory(node.location)->service_time(access_of(node, 0, sizes));
     case NodeType::kColl: {
       if (node.communicator == nullptr) {
         const Time duration = durations[node.source];
@@ -30,6 +30,19 @@ Time node_time(const PlanNode& node, const Services& services, const Time* durat
     }
     default:
       return 0;
+  }
+}
+
+MemoryAccess access_of(const PlanNode& node, Rank rank, const Bytes* sizes) {
+  return {rank, node.device, node.channel, node.type == NodeType::kMemStore, sizes[node.source]};
+}
+
+void count_timed_memory(const Plan& plan, const Services& services, const Bytes* sizes) {
+  for (const std::uint32_t i : plan.timed_memory) {
+    const PlanNode& node = plan.nodes[i];
+    const Lane& lane = plan.lanes[node.lane];
+    services.memory(node.location)
+        ->count_timed(access_of(node, lane.rank, sizes), static_cast<std::int64_t>(lane.members.size()));
   }
 }
 
@@ -55,6 +68,9 @@ void check_start(const PlanNode& node, const Plan& plan, const Services& service
     services.network->fixed_delay(rank, node.peer, size);
   } else if (node.type == NodeType::kColl && !node.is_timed) {
     services.collectives->check_times(*node.communicator, node.collective, size, rank);
+  } else if (is_memory(node.type)) {
+    const Time service = services.memory(node.location)->service_time(access_of(node, rank, sizes));
+    checked_sum(service, node.type == NodeType::kPimComp ? durations[node.source] : 0);
   } else {
     node_time(node, services, durations, sizes);
   }

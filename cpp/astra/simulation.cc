@@ -249,6 +249,11 @@ std::vector<Time> Simulation::rank_finish(Ticket ticket) const { return complete
 
 std::vector<Time> Simulation::rank_compute(Ticket ticket) const { return completed(ticket).rank_compute(); }
 
+std::optional<MemoryUse> Simulation::memory_use(MemoryLocation location) const {
+  const MemoryModel* memory = services_.memory(location);
+  return memory == nullptr ? std::nullopt : std::optional(memory->use());
+}
+
 void Simulation::raise_deadlock() const {
   std::vector<Ticket> tickets;
   for (const auto& entry : live_) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
@@ -38,6 +39,8 @@ class Simulation final : public EventTarget {
   std::vector<Rank> ranks(Ticket ticket) const;
   std::vector<Time> rank_finish(Ticket ticket) const;
   std::vector<Time> rank_compute(Ticket ticket) const;
+  // What the memory there did so far; nothing if there is none.
+  std::optional<MemoryUse> memory_use(MemoryLocation location) const;
 
   void fire(std::uint32_t code, std::uint64_t arg) override;
 

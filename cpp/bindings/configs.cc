@@ -2,7 +2,6 @@
 #include <nanobind/stl/vector.h>
 
 #include "astra/collective/config.h"
-#include "astra/memory/memory_model.h"
 #include "astra/network/config.h"
 #include "bindings/bindings.h"
 
@@ -32,23 +31,6 @@ void bind_configs(nb::module_& module) {
       .def_rw("all_gather", &astra::SystemConfig::all_gather)
       .def_rw("reduce_scatter", &astra::SystemConfig::reduce_scatter)
       .def_rw("all_to_all", &astra::SystemConfig::all_to_all);
-
-  nb::class_<astra::MemoryLevel>(module, "MemoryLevel")
-      .def(nb::init<>())
-      .def_rw("type", &astra::MemoryLevel::type)
-      .def_rw("latency_ns", &astra::MemoryLevel::latency_ns)
-      .def_rw("bandwidth", &astra::MemoryLevel::bandwidth)
-      .def_rw("npus_per_node", &astra::MemoryLevel::npus_per_node)
-      .def_rw("num_devices", &astra::MemoryLevel::num_devices)
-      .def_rw("pim_channels", &astra::MemoryLevel::pim_channels)
-      .def_rw("queues_per_device", &astra::MemoryLevel::queues_per_device);
-
-  nb::class_<astra::MemoryConfig>(module, "MemoryConfig")
-      .def(nb::init<>())
-      .def_rw("local", &astra::MemoryConfig::local)
-      .def_rw("remote", &astra::MemoryConfig::remote)
-      .def_rw("cxl", &astra::MemoryConfig::cxl)
-      .def_rw("storage", &astra::MemoryConfig::storage);
 }
 
 }  // namespace bindings

@@ -108,7 +108,10 @@ void bind_simulation(nb::module_& module) {
           nb::arg("ticket"), "When each of `ranks` finished the last step of a completed ticket.")
       .def(
           "rank_compute_ns", [](Guarded& self, Ticket ticket) { return to_numpy(self.idle().rank_compute(ticket)); },
-          nb::arg("ticket"), "Accelerator COMP time of each of `ranks` over all steps of a completed ticket.");
+          nb::arg("ticket"), "Accelerator COMP time of each of `ranks` over all steps of a completed ticket.")
+      .def(
+          "memory_use", [](Guarded& self) { return memory_use(self.idle()); },
+          "What each configured memory did so far, by its name.");
 }
 
 }  // namespace bindings

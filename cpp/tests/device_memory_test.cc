@@ -192,6 +192,7 @@ void refuses_what_does_not_fit() {
   MemoryLevel level = devices(2);
   level.capacity_bytes = 100;
   const MemoryBench bench(level);
+  CHECK(bench.memory->use().capacity_bytes == 200);
   CHECK(bench.memory->service_time(load(-1, 200)) == 15);
   CHECK_THROWS(bench.memory->service_time(load(0, 101)), std::invalid_argument);
   CHECK_THROWS(bench.memory->service_time(load(-1, 201)), std::invalid_argument);

@@ -20,7 +20,7 @@ from llmservingsim.backend.config import (
     TopologyName,
 )
 from llmservingsim.backend.fields import Fields
-from llmservingsim.errors import TraceError
+from llmservingsim.errors import TraceError, one_of
 
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all")
 
@@ -171,9 +171,11 @@ def write_memory(path: Path, memory: MemoryModel, npus: int) -> None:
     """Write the remote memory of a system of ``npus`` ranks as a remote-memory JSON.
 
     Raises:
-        TraceError: If the bandwidth has a fraction, which ASTRA-sim would drop.
+        TraceError: If ASTRA-sim has no such memory, or would drop a fraction of its bandwidth.
     """
     level = memory.remote
+    if level.type not in get_args(MemoryType):
+        raise TraceError(f"{path}: ASTRA-sim has no memory-type {level.type!r}; it has {one_of(get_args(MemoryType))}")
     content: dict[str, Any] = {"memory-type": level.type}
     if level.type != "NO_MEMORY_EXPANSION":
         if level.bandwidth_gbps != int(level.bandwidth_gbps):

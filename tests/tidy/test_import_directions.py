@@ -53,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 PRINTING_PACKAGES = {"rich", "typer"}
 
-# A C++ folder may include what lies below it in this list; memory stands on network, over which its devices are reached.
+# A C++ folder may include what lies below it in this list; memory stands on network, which reaches devices.
 CPP_LAYERS: list[set[str]] = [
     {"base"},
     {"event"},

@@ -14,6 +14,7 @@ DeviceMemory::DeviceMemory(const MemoryLevel& level, const char* where, Network&
       channels_(events, use_),
       pim_(events, use_),
       network_(network) {
+  use_.capacity_bytes = saturating_product(level.num_devices, level.capacity_bytes);
   for (std::int64_t device = 0; is_shared_ && device < level.num_devices; ++device) {
     devices_.emplace_back(events, use_);
   }

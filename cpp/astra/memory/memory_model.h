@@ -65,6 +65,7 @@ struct MemoryUse {
   Bytes bytes_stored = 0;
   Time busy_ns = 0;                // of its servers, added up; of accesses where none queues
   std::int64_t longest_queue = 0;  // most accesses that one server had at once, the one in service included
+  Bytes capacity_bytes = 0;        // of all devices; 0: not stated
 };
 
 class MemoryModel {

@@ -212,7 +212,7 @@ def test_exposed_time_counts_the_accelerators_compute_only() -> None:
         (Node("n", NodeType.COMM_SEND, size_bytes=8, peer=9), "rank 9, is in no rank class"),
         (Node("n", NodeType.COMM_SEND, size_bytes=0, peer=1), "needs at least one byte"),
         (Node("n", NodeType.MEM_LOAD, size_bytes=8), "the remote memory is NO_MEMORY_EXPANSION"),
-        (Node("n", NodeType.MEM_LOAD, location=MemoryLocation.CXL), "not one of LOCAL 1, REMOTE 2"),
+        (Node("n", NodeType.MEM_LOAD, location=MemoryLocation.CXL), "the cxl memory is NO_MEMORY_EXPANSION"),
         (Node("n", NodeType.COMP, duration_ns=-1), "must be between 0 and 2\\^59, not -1"),
         (Node("n", NodeType.COMP, data_deps=(5,)), "depends on node 5, which does not exist"),
     ],

@@ -41,7 +41,12 @@ def find_plugin(kind: str, name: str, builtins: Mapping[str, Any]) -> Any:
 
 
 def make_plugin(
-    kind: str, name: str, builtins: Mapping[str, Any], arguments: Sequence[Any], methods: Sequence[str]
+    kind: str,
+    name: str,
+    builtins: Mapping[str, Any],
+    arguments: Sequence[Any],
+    methods: Sequence[str],
+    options: Mapping[str, Any] | None = None,
 ) -> Any:
     """Build the implementation called ``name`` and check that it has the methods that will be called.
 
@@ -51,15 +56,17 @@ def make_plugin(
         builtins: What ships with the simulator.
         arguments: What it is built from.
         methods: What it must have.
+        options: Keyword arguments that the user wrote.
 
     Raises:
         PluginError: If it is not found, does not take the arguments, or lacks a method.
     """
     make = find_plugin(kind, name, builtins)
     try:
-        made = make(*arguments)
+        made = make(*arguments, **(options or {}))
     except TypeError as error:
-        raise PluginError(f"{kind}: {name!r} cannot be built from {len(arguments)} arguments: {error}") from error
+        given = f"options {one_of(options)}" if options else f"{len(arguments)} arguments"
+        raise PluginError(f"{kind}: {name!r} cannot be built from {given}: {error}") from error
     for method in methods:
         if not callable(getattr(made, method, None)):
             raise PluginError(f"{kind}: {name!r} has no method {method!r}; expected {one_of(methods)}")

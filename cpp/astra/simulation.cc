@@ -13,7 +13,6 @@ Simulation::Simulation(const NetworkConfig& network, const SystemConfig& system,
   services_.network = make_network(network, services_.events);
   services_.collectives = std::make_unique<CollectiveLibrary>(system, *services_.network);
   services_.symmetric = std::make_unique<SymmetricTimer>(*services_.collectives);
-  const std::int64_t npus = services_.network->npus();
   const std::tuple<MemoryLocation, const MemoryLevel&, const char*> levels[] = {
       {MemoryLocation::kLocal, memory.local, "local"},
       {MemoryLocation::kRemote, memory.remote, "remote"},
@@ -21,7 +20,8 @@ Simulation::Simulation(const NetworkConfig& network, const SystemConfig& system,
       {MemoryLocation::kStorage, memory.storage, "storage"},
   };
   for (const auto& [location, level, where] : levels) {
-    services_.memories[static_cast<std::size_t>(location)] = make_memory(level, where, npus, services_.events);
+    services_.memories[static_cast<std::size_t>(location)] =
+        make_memory(level, where, *services_.network, services_.events);
   }
 }
 
@@ -149,6 +149,9 @@ void Simulation::end_step(Submission& submission) {
 
 void Simulation::complete(Submission& submission) {
   submission.state = State::kDone;
+  if (submission.is_timed()) {
+    submission.count_memory(services_);
+  }
   completed_.push_back(submission.ticket);
   for (const Ticket ticket : submission.followers) {
     Submission* follower = find(ticket);
@@ -250,6 +253,10 @@ std::vector<Time> Simulation::rank_compute(Ticket ticket) const { return complet
 std::vector<Time> Simulation::node_starts(Ticket ticket) const { return completed(ticket).node_starts(); }
 
 std::vector<Time> Simulation::node_ends(Ticket ticket) const { return completed(ticket).node_ends(); }
+std::optional<MemoryUse> Simulation::memory_use(MemoryLocation location) const {
+  const MemoryModel* memory = services_.memory(location);
+  return memory == nullptr ? std::nullopt : std::optional(memory->use());
+}
 
 void Simulation::raise_deadlock() const {
   std::vector<Ticket> tickets;

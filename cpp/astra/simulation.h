@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
@@ -41,6 +42,8 @@ class Simulation final : public EventTarget {
   // When each node began and ended in the last step of a completed ticket, see Submission.
   std::vector<Time> node_starts(Ticket ticket) const;
   std::vector<Time> node_ends(Ticket ticket) const;
+  // What the memory there did so far; nothing if there is none.
+  std::optional<MemoryUse> memory_use(MemoryLocation location) const;
 
   void fire(std::uint32_t code, std::uint64_t arg) override;
 

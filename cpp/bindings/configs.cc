@@ -2,7 +2,6 @@
 #include <nanobind/stl/vector.h>
 
 #include "astra/collective/config.h"
-#include "astra/memory/memory_model.h"
 #include "astra/network/config.h"
 #include "bindings/bindings.h"
 

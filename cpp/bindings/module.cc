@@ -5,5 +5,6 @@ NB_MODULE(_native, module) {
   bindings::bind_errors(module);
   bindings::bind_configs(module);
   bindings::bind_system(module);
+  bindings::bind_memory(module);
   bindings::bind_simulation(module);
 }

@@ -114,7 +114,10 @@ void bind_simulation(nb::module_& module) {
           [](Guarded& self, Ticket ticket) {
             return nb::make_tuple(to_numpy(self.idle().node_starts(ticket)), to_numpy(self.idle().node_ends(ticket)));
           },
-          nb::arg("ticket"), "When each node began and ended in the last step of a completed ticket; -1: never.");
+          nb::arg("ticket"), "When each node began and ended in the last step of a completed ticket; -1: never.")
+      .def(
+          "memory_use", [](Guarded& self) { return memory_use(self.idle()); },
+          "What each configured memory did so far, by its name.");
 }
 
 }  // namespace bindings

@@ -6,6 +6,7 @@
 #include "check.h"
 
 Tests collective_tests();
+Tests device_memory_tests();
 Tests event_tests();
 Tests graph_tests();
 Tests memory_tests();
@@ -19,8 +20,8 @@ void fail(const char* file, int line, const std::string& what) {
 int main() {
   int failed = 0;
   int passed = 0;
-  for (const Tests& tests :
-       {event_tests(), network_tests(), collective_tests(), memory_tests(), graph_tests(), simulation_tests()}) {
+  for (const Tests& tests : {event_tests(), network_tests(), collective_tests(), memory_tests(), device_memory_tests(),
+                             graph_tests(), simulation_tests()}) {
     for (const Test& test : tests) {
       try {
         test.body();

@@ -11,6 +11,7 @@ from llmservingsim.backend.config import (
     SharedBusModel,
     SystemModel,
 )
+from llmservingsim.backend.memory import MemoryAccess, MemoryTiming, MemoryUse, QueuedMemory
 from llmservingsim.backend.native import NativeBackend
 from llmservingsim.backend.protocol import Backend, GraphId, Ticket
 from llmservingsim.backend.steps import Step
@@ -22,10 +23,14 @@ __all__ = [
     "GraphId",
     "LinkModel",
     "MeasuredCollective",
+    "MemoryAccess",
     "MemoryLevelModel",
     "MemoryModel",
+    "MemoryTiming",
+    "MemoryUse",
     "NativeBackend",
     "NetworkModel",
+    "QueuedMemory",
     "SharedBusModel",
     "Step",
     "SystemModel",

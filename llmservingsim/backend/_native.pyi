@@ -45,6 +45,55 @@ class SystemConfig:
     def set_custom(self, collective: int, programs: int, /) -> None: ...
     def add_measured(self, collective: int, ranks: int, sizes: list[int], times: list[int], /) -> None: ...
 
+class MemoryAccess:
+    """One load or store, as a memory of your own sees it.
+
+    Attributes:
+        rank: Who asks.
+        device: Of the level, from 0.
+        channel: PIM channel within the device, PIM_COMP only.
+        is_store: Else it loads.
+        size_bytes: How much.
+    """
+
+    def __init__(
+        self, rank: int = 0, device: int = 0, channel: int = 0, is_store: bool = False, size_bytes: int = 0
+    ) -> None: ...
+    @property
+    def rank(self) -> int: ...
+    @property
+    def device(self) -> int: ...
+    @property
+    def channel(self) -> int: ...
+    @property
+    def is_store(self) -> bool: ...
+    @property
+    def size_bytes(self) -> int: ...
+
+class MemoryUse:
+    """What a memory did so far.
+
+    Attributes:
+        accesses: Begun so far; each computation in memory counts as a load.
+        bytes_loaded, bytes_stored: By these.
+        busy_ns: Of its servers, added up; of accesses, where none queues.
+        longest_queue: Most accesses that one server had at once, the one in service included; 0 where none queues.
+        capacity_bytes: Of all devices; 0: not stated.
+    """
+
+    @property
+    def accesses(self) -> int: ...
+    @property
+    def bytes_loaded(self) -> int: ...
+    @property
+    def bytes_stored(self) -> int: ...
+    @property
+    def busy_ns(self) -> int: ...
+    @property
+    def longest_queue(self) -> int: ...
+    @property
+    def capacity_bytes(self) -> int: ...
+
 class MemoryLevel:
     type: str
     latency_ns: int
@@ -53,6 +102,13 @@ class MemoryLevel:
     num_devices: int
     pim_channels: int
     queues_per_device: bool
+    discipline: str
+    channels: int
+    write_bandwidth: float
+    capacity_bytes: int
+    endpoints: list[int]
+    service_ns: Callable[[MemoryAccess], int] | None
+    server: Callable[[MemoryAccess], int | None] | None
     def __init__(self) -> None: ...
 
 class MemoryConfig:
@@ -81,3 +137,4 @@ class Simulation:
     def ranks(self, ticket: int) -> NDArray[np.int32]: ...
     def rank_finish_ns(self, ticket: int) -> NDArray[np.int64]: ...
     def rank_compute_ns(self, ticket: int) -> NDArray[np.int64]: ...
+    def memory_use(self) -> dict[str, MemoryUse]: ...

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from llmservingsim.backend.steps import Step
+
+if TYPE_CHECKING:
+    from llmservingsim.backend.memory import MemoryTiming
 
 TopologyName = Literal["Ring", "FullyConnected", "Switch"]
 CongestionModel = Literal["unaware", "aware", "flow"]
@@ -16,6 +19,10 @@ Optimization = Literal["baseline", "localBWAware"]
 Dialect = Literal["astra-sim", "llmservingsim"]
 CollectiveName = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all"]
 MemoryType = Literal["NO_MEMORY_EXPANSION", "PER_NPU_MEMORY_EXPANSION", "PER_NODE_MEMORY_EXPANSION", "MEMORY_POOL"]
+Discipline = Literal["fifo", "shared"]
+
+MEMORY_DEVICES = "MEMORY_DEVICES"
+"""The type of a `MemoryLevelModel` whose accesses queue by device; ASTRA-sim has no such type."""
 
 LINK_GB = 2**30
 """Bytes in one GB of link bandwidth: ASTRA-sim's analytical network counts 2^30."""
@@ -182,25 +189,44 @@ class SystemModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MemoryLevelModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One memory that loads and stores reach; an access takes ``latency + size / bandwidth``.
+    """One memory that loads and stores reach; an access alone takes ``latency + floor(size / bandwidth)``.
 
     Attributes:
-        type: Who queues behind whom: nobody (PER_NPU), the ranks of a node, or all (MEMORY_POOL).
+        type: Who queues behind whom. ASTRA-sim's types: nobody (PER_NPU), the ranks of a node, or all (MEMORY_POOL).
+            ``MEMORY_DEVICES``: accesses of the same device; an access of device -1 is striped over all devices and
+            takes as long as its slowest stripe. ``package.module:Class``, or an object: a memory of your own, see
+            `MemoryTiming`; it has ``options`` and nothing else.
         latency_ns: Per access.
         bandwidth_gbps: GB/s of 10^9 bytes, which is bytes per nanosecond; 0 costs the latency alone.
         npus_per_node: Ranks that share a server, PER_NODE only.
-        num_devices: Devices of the level.
+        num_devices: Devices of the level; latency, bandwidth, channels and capacity are of each.
         pim_channels: Channels per device that compute; 0: none.
         queues_per_device: PER_NODE and MEMORY_POOL queue per device instead of per node, as LLMServingSim's do.
+        discipline: Of a device of MEMORY_DEVICES. ``fifo``: an access goes to the channel that is free first and has it
+            to itself. ``shared``: all accesses under way have equal shares of the bandwidth.
+        channels: MEMORY_DEVICES, fifo: that many per device, each with its part of the bandwidth.
+        write_bandwidth_gbps: MEMORY_DEVICES: of stores; 0: as loads.
+        capacity_bytes: MEMORY_DEVICES: a larger access is refused; what lies there is for others to count. 0: not
+            stated.
+        endpoints: MEMORY_DEVICES: per device, where it is in the network. A load is a message from there to the rank, a
+            store one to there; it ends when message and device are done, and shares links with all other messages.
+            Empty: accesses do not use the network.
+        options: Keyword arguments of your own class.
     """
 
-    type: MemoryType = "NO_MEMORY_EXPANSION"
+    type: MemoryType | Literal["MEMORY_DEVICES"] | str | MemoryTiming = "NO_MEMORY_EXPANSION"
     latency_ns: int = 0
     bandwidth_gbps: float = 0.0
     npus_per_node: int = 1
     num_devices: int = 1
     pim_channels: int = 0
     queues_per_device: bool = False
+    discipline: Discipline = "fifo"
+    channels: int = 1
+    write_bandwidth_gbps: float = 0.0
+    capacity_bytes: int = 0
+    endpoints: list[int] = []
+    options: dict[str, Any] = {}
 
 
 class MemoryModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

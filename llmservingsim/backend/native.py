@@ -6,7 +6,8 @@ import msgspec
 
 from llmservingsim.backend import _native
 from llmservingsim.backend.collectives import COLLECTIVES, author
-from llmservingsim.backend.config import MEMORY_GB, TERA, MemoryLevelModel, MemoryModel, NetworkModel, SystemModel
+from llmservingsim.backend.config import MEMORY_GB, TERA, MemoryModel, NetworkModel, SystemModel
+from llmservingsim.backend.memory import native_level
 
 
 class NativeBackend(_native.Simulation):
@@ -15,8 +16,8 @@ class NativeBackend(_native.Simulation):
     `register`, `submit`, `advance`, `step_ends_ns`, `cut` and ``now_ns`` are the C++ methods themselves, so a call
     costs no Python. Submissions share the network and the memories, and nothing else: each has its own slots and
     its own messages on every rank. What a completed ticket did (`step_ends_ns`, `rank_finish_ns`) can be asked until
-    the next `advance`. A step that follows another step or ticket begins when the clock leaves the instant at which
-    that one ended; until then `cut` drops it.
+    the next `advance`, what the memories did (`memory_use`) at any time. A step that follows another step or ticket
+    begins when the clock leaves the instant at which that one ended; until then `cut` drops it.
 
     Many can run in threads side by side; each is for one thread at a time: while one is inside `advance`, calls of
     others raise RuntimeError.
@@ -29,6 +30,7 @@ class NativeBackend(_native.Simulation):
 
         Raises:
             ValueError: If a value is out of range or not supported, naming the field.
+            PluginError: If a memory's type is neither built in nor found, or its class cannot be built.
         """
         system = system or SystemModel()
         super().__init__(_network(network, parity=system.parity), _system(system), _memory(memory or MemoryModel()))
@@ -87,20 +89,8 @@ def _system(model: SystemModel) -> _native.SystemConfig:
 
 def _memory(model: MemoryModel) -> _native.MemoryConfig:
     config = _native.MemoryConfig()
-    config.local = _level(model.local)
-    config.remote = _level(model.remote)
-    config.cxl = _level(model.cxl)
-    config.storage = _level(model.storage)
+    config.local = native_level(model.local, "local")
+    config.remote = native_level(model.remote, "remote")
+    config.cxl = native_level(model.cxl, "cxl")
+    config.storage = native_level(model.storage, "storage")
     return config
-
-
-def _level(model: MemoryLevelModel) -> _native.MemoryLevel:
-    level = _native.MemoryLevel()
-    level.type = model.type
-    level.latency_ns = model.latency_ns
-    level.bandwidth = model.bandwidth_gbps
-    level.npus_per_node = model.npus_per_node
-    level.num_devices = model.num_devices
-    level.pim_channels = model.pim_channels
-    level.queues_per_device = model.queues_per_device
-    return level

@@ -55,11 +55,12 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 PRINTING_PACKAGES = {"rich", "typer"}
 
-# A C++ folder may include what lies below it in this list; memory stands beside network.
+# A C++ folder may include what lies below it in this list; memory stands on network, which reaches devices.
 CPP_LAYERS: list[set[str]] = [
     {"base"},
     {"event"},
-    {"network", "memory"},
+    {"network"},
+    {"memory"},
     {"collective"},
     {"graph"},
     {"simulation"},

@@ -99,3 +99,9 @@ def test_what_is_built_must_have_the_methods_that_will_be_called() -> None:
 def test_what_does_not_take_the_arguments_is_named() -> None:
     with pytest.raises(PluginError, match=r"router: 'mute' cannot be built from 2 arguments"):
         make_plugin("router", "mute", {"mute": Mute}, (1, 2), ())
+
+
+def test_options_are_keyword_arguments() -> None:
+    assert make_plugin("router", "dict", {"dict": dict}, (), (), {"a": 1}) == {"a": 1}
+    with pytest.raises(PluginError, match=r"router: 'mute' cannot be built from options a, b"):
+        make_plugin("router", "mute", {"mute": Mute}, (), (), {"b": 1, "a": 2})

@@ -1,6 +1,8 @@
 // Arithmetic on times that cannot leave the range of Time unnoticed.
 #pragma once
 
+#include <limits>
+
 #include "astra/base/errors.h"
 #include "astra/base/types.h"
 
@@ -29,6 +31,17 @@ inline Time checked_sum(Time so_far, Time more) {
 inline Time checked_product(std::int64_t count, Time each) {
   truncate(static_cast<double>(count) * static_cast<double>(each));
   return count * each;
+}
+
+// Of counters and of instants that may lie beyond the end of time; what reaches it stays there.
+inline std::int64_t saturating_sum(std::int64_t a, std::int64_t b) {
+  std::int64_t sum = 0;
+  return __builtin_add_overflow(a, b, &sum) ? std::numeric_limits<std::int64_t>::max() : sum;
+}
+
+inline std::int64_t saturating_product(std::int64_t a, std::int64_t b) {
+  std::int64_t product = 0;
+  return __builtin_mul_overflow(a, b, &product) ? std::numeric_limits<std::int64_t>::max() : product;
 }
 
 }  // namespace astra

@@ -124,21 +124,20 @@ void check_message(const GraphSpec& graph, std::size_t node, const std::vector<s
 }
 
 void check_memory(const GraphSpec& graph, std::size_t node, const Services& services) {
-  constexpr const char* kNames[] = {"", "local", "remote", "cxl", "storage"};
-  const std::uint8_t location = graph.location[node];
-  if (location < 1 || location >= std::size(kNames)) {
-    refuse("graph: " + describe(graph, node) + " accesses memory location " + number(location) +
-           ", which is not one of LOCAL 1, REMOTE 2, CXL 3, STORAGE 4");
+  const auto location = static_cast<MemoryLocation>(graph.location[node]);
+  if (services.memory(location) == nullptr) {
+    const char* const names[] = {"local", "remote", "cxl", "storage"};
+    const std::size_t place = std::size_t{graph.location[node]} - 1;
+    refuse("graph: " + describe(graph, node) + " accesses memory location " + number(graph.location[node]) +
+           (place < std::size(names) ? std::string(", but the ") + names[place] + " memory is NO_MEMORY_EXPANSION"
+                                     : ", which is not one of LOCAL 1, REMOTE 2, CXL 3, STORAGE 4"));
   }
-  const MemoryModel* memory = services.memory(static_cast<MemoryLocation>(location));
-  if (memory == nullptr) {
-    refuse("graph: " + describe(graph, node) + " accesses memory location " + number(location) + ", but the " +
-           kNames[location] + " memory is NO_MEMORY_EXPANSION");
-  }
+  const Rank first = graph.rank_classes[static_cast<std::size_t>(graph.rank_class[node])][0];
   const auto type = static_cast<NodeType>(graph.type[node]);
+  const MemoryAccess access{first, graph.device[node], graph.channel[node], type == NodeType::kMemStore,
+                            graph.size_bytes[node]};
   try {
-    memory->check_access({0, graph.device[node], graph.channel[node], type == NodeType::kMemStore, 0},
-                         type == NodeType::kPimComp);
+    services.memory(location)->check_access(access, type == NodeType::kPimComp);
   } catch (const std::invalid_argument& error) {
     refuse("graph: " + describe(graph, node) + ": " + error.what());
   }

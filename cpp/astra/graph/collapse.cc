@@ -71,8 +71,8 @@ bool can_collapse(const GraphSpec& graph, const Services& services, const std::d
       const bool is_send = type == NodeType::kSend;
       if (!has_alike_messages(*services.network, is_send ? ranks : peers, is_send ? peers : ranks)) return false;
     } else if (type == NodeType::kPimComp) {
-      return false;  // ranks queue for a channel
-    } else if (type == NodeType::kMemLoad || type == NodeType::kMemStore) {
+      return false;  // its channel is shared
+    } else if (is_memory(type)) {
       if (!services.memory(static_cast<MemoryLocation>(graph.location[i]))->is_contention_free()) return false;
     }
   }

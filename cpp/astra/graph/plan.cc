@@ -83,6 +83,9 @@ class Builder {
       if (type == NodeType::kSend || type == NodeType::kRecv || type == NodeType::kColl) {
         plan_.sized.push_back(static_cast<std::uint32_t>(plan_.nodes.size() - 1));
       }
+      if (is_memory(type) && plan_.nodes.back().is_timed && !config_.replay_only) {
+        plan_.timed_memory.push_back(static_cast<std::uint32_t>(plan_.nodes.size() - 1));
+      }
     }
     lane.last = static_cast<std::uint32_t>(plan_.nodes.size());
   }

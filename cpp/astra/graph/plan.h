@@ -34,9 +34,6 @@ struct PlanNode {
   std::int32_t device = 0;
   std::int32_t channel = 0;
 
-  bool location_is_used() const {
-    return type == NodeType::kMemLoad || type == NodeType::kMemStore || type == NodeType::kPimComp;
-  }
   CollectiveRequest request(Bytes size) const {
     return {communicator, collective, involved_dims, size, priority, program};
   }
@@ -64,7 +61,8 @@ struct Plan {
   std::vector<std::string> names;    // of the registered graph, as are the next two
   std::vector<Time> durations;
   std::vector<Bytes> sizes;
-  std::vector<std::uint32_t> sized;  // nodes whose size decides whether they can run at all
+  std::vector<std::uint32_t> sized;         // nodes whose size decides whether they can run at all
+  std::vector<std::uint32_t> timed_memory;  // timed nodes that load or store
   std::deque<Communicator> communicators;
   bool is_timed = false;  // every lane is a chain: no event is needed within a step
 };
@@ -89,6 +87,8 @@ bool is_instant(const PlanNode& node, const SystemConfig& config, const Time* du
 
 // Whether a node's time counts as computation, which exposed communication leaves out.
 bool is_compute(const PlanNode& node, const SystemConfig& config);
+// Tells the memories of a step's accesses that are timed instead of requested.
+void count_timed_memory(const Plan& plan, const Services& services, const Bytes* sizes);
 
 struct ChainTime {
   Time total = 0;

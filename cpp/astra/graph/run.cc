@@ -36,6 +36,7 @@ void GraphRun::begin(const Time* durations, const Bytes* sizes, Call ended) {
   node_ends_ = node_starts_;
   const bool is_start_up = config_.parity && !config_.is_fork() && services_.events.now() == 0;
   services_.events.refuse_time_zero(is_start_up);
+  count_timed_memory(plan_, services_, sizes_);
   for (std::uint32_t lane = 0; lane < lanes_.size(); ++lane) {
     begin_lane(lane);
   }

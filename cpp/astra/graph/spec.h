@@ -22,6 +22,10 @@ enum class NodeType : std::uint8_t {
   kPimComp = 8,
 };
 
+constexpr bool is_memory(NodeType type) {
+  return type == NodeType::kMemLoad || type == NodeType::kMemStore || type == NodeType::kPimComp;
+}
+
 enum class MemoryLocation : std::uint8_t { kLocal = 1, kRemote = 2, kCxl = 3, kStorage = 4 };
 
 // Compressed rows: row i is values[offsets[i], offsets[i + 1]).

@@ -26,6 +26,10 @@ void Submission::reset(Ticket new_ticket, GraphId new_graph, const Plan& plan, c
   for (std::size_t step = 0; step < steps_; ++step) {
     check_values(plan, services, durations.row(step, plan.durations), sizes.row(step, plan.sizes), step);
   }
+  const std::size_t count = steps_ * plan.names.size();
+  if (sizes.data != nullptr && (!plan.is_timed || !plan.timed_memory.empty())) {
+    sizes_.assign(sizes.data, sizes.data + count);
+  }
   if (plan.is_timed) {
     time_steps(services, durations, sizes);
     return;
@@ -34,12 +38,8 @@ void Submission::reset(Ticket new_ticket, GraphId new_graph, const Plan& plan, c
     check_times(plan, services, durations.row(step, plan.durations), sizes.row(step, plan.sizes));
   }
   lane_compute_.assign(plan.lanes.size(), 0);
-  const std::size_t count = steps_ * plan.names.size();
   if (durations.data != nullptr) {
     durations_.assign(durations.data, durations.data + count);
-  }
-  if (sizes.data != nullptr) {
-    sizes_.assign(sizes.data, sizes.data + count);
   }
 }
 
@@ -64,6 +64,16 @@ void Submission::begin_timed(Time now) {
   state = State::kRunning;
   for (Time& end : ends_) {
     end += now;
+  }
+}
+
+void Submission::count_memory(const Services& services) const {
+  if (plan_->timed_memory.empty()) {
+    return;
+  }
+  const Values sizes{sizes_.empty() ? nullptr : sizes_.data(), steps_};
+  for (std::size_t step = 0; step < steps_; ++step) {
+    count_timed_memory(*plan_, services, sizes.row(step, plan_->sizes));
   }
 }
 

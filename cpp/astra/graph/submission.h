@@ -39,6 +39,8 @@ class Submission {
   bool is_timed() const { return plan_->is_timed; }
   // Timed only: puts the end of every step on the clock.
   void begin_timed(Time now);
+  // Timed only, once done: tells the memories what was loaded and stored.
+  void count_memory(const Services& services) const;
   // Others: begins the next step.
   void begin_step(Call ended);
   // Others: notes that the running step ended.

@@ -64,6 +64,15 @@ Time node_time(const PlanNode& node, const Services& services, const Time* durat
   }
 }
 
+void count_timed_memory(const Plan& plan, const Services& services, const Bytes* sizes) {
+  for (const std::uint32_t i : plan.timed_memory) {
+    const PlanNode& node = plan.nodes[i];
+    const Lane& lane = plan.lanes[node.lane];
+    services.memory(node.location)
+        ->count_timed(node.access(lane.rank, sizes[node.source]), static_cast<std::int64_t>(lane.members.size()));
+  }
+}
+
 ChainTime chain_time(const Plan& plan, const Lane& lane, const Services& services, const Time* durations,
                      const Bytes* sizes) {
   ChainTime result;
@@ -86,8 +95,9 @@ void check_start(const PlanNode& node, const Plan& plan, const Services& service
     node_time(node, services, durations, sizes);
   } else if (node.type == NodeType::kSend) {
     services.network->lone_delay(rank, node.peer, size);
-  } else if (node.location_is_used()) {
-    services.memory(node.location)->service_time(node.access(rank, size));
+  } else if (is_memory(node.type)) {
+    const Time service = services.memory(node.location)->service_time(node.access(rank, size));
+    checked_sum(service, node.type == NodeType::kPimComp ? durations[node.source] : 0);
   }
 }
 

@@ -8,7 +8,7 @@ from typing import Any, cast, get_args
 from llmservingsim.backend.astra_files.text import read_json, write_json
 from llmservingsim.backend.config import Dialect, MemoryLevelModel, MemoryModel, MemoryType
 from llmservingsim.backend.fields import Fields
-from llmservingsim.errors import TraceError
+from llmservingsim.errors import TraceError, one_of
 
 _ABSENT = "NO_MEMORY_EXPANSION"
 _PER_NODE = "PER_NODE_MEMORY_EXPANSION"
@@ -88,14 +88,20 @@ def write_memory(path: Path, memory: MemoryModel, npus: int, dialect: Dialect = 
         dialect: Whose file it is.
 
     Raises:
-        TraceError: If a bandwidth has a fraction, which ASTRA-sim would drop, or the dialect has no key for a level.
+        TraceError: If ASTRA-sim has no such memory, would drop a fraction of its bandwidth, or has no key for it.
     """
     content = _remote(path, memory, npus) if dialect == "astra-sim" else _levels(path, memory)
     write_json(path, content)
 
 
+def _check_type(path: Path, level: MemoryLevelModel) -> None:
+    if level.type not in get_args(MemoryType):
+        raise TraceError(f"{path}: ASTRA-sim has no memory-type {level.type!r}; it has {one_of(get_args(MemoryType))}")
+
+
 def _remote(path: Path, memory: MemoryModel, npus: int) -> dict[str, Any]:
     level = memory.remote
+    _check_type(path, level)
     content: dict[str, Any] = {"memory-type": level.type}
     if level.type != _ABSENT:
         content |= {
@@ -123,6 +129,7 @@ def _levels(path: Path, memory: MemoryModel) -> dict[str, Any]:
 
 
 def _section(path: Path, key: str, level: MemoryLevelModel) -> dict[str, Any]:
+    _check_type(path, level)
     if not level.queues_per_device:
         raise TraceError(f"{path}: {key}: LLMServingSim 2.0's memories queue per device; expected queues_per_device")
     return {

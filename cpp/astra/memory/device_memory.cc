@@ -1,0 +1,134 @@
+#include "astra/memory/device_memory.h"
+
+#include <algorithm>
+
+#include "astra/base/errors.h"
+#include "astra/base/truncate.h"
+
+namespace astra {
+
+DeviceMemory::DeviceMemory(const MemoryLevel& level, const char* where, Network& network, EventQueue& events)
+    : level_(level),
+      where_(where),
+      is_shared_(level.discipline == "shared"),
+      channels_(events, use_),
+      pim_(events, use_),
+      network_(network) {
+  use_.capacity_bytes = saturating_product(level.num_devices, level.capacity_bytes);
+  for (std::int64_t device = 0; is_shared_ && device < level.num_devices; ++device) {
+    devices_.emplace_back(events, use_);
+  }
+}
+
+void DeviceMemory::request(const MemoryAccess& access, LocalTimes& local, Call done) {
+  count(access);
+  const std::uint32_t index = wholes_.take();
+  wholes_[index].done = done;
+  const Call part_ended{this, 0, index};
+  for (const MemoryAccess& stripe : stripes(access)) {
+    ++wholes_[index].parts;
+    serve(stripe, local, part_ended);
+    if (moves(stripe)) {
+      ++wholes_[index].parts;
+      const Path way = path(stripe);
+      network_.send(way.from, way.to, stripe.bytes, part_ended);
+    }
+  }
+}
+
+void DeviceMemory::fire(std::uint32_t, std::uint64_t arg) {
+  const auto index = static_cast<std::uint32_t>(arg);
+  check(wholes_[index].parts > 0, "a memory access ends once");
+  if (--wholes_[index].parts == 0) {
+    const Call done = wholes_[index].done;
+    wholes_.give_back(index);
+    done();
+  }
+}
+
+void DeviceMemory::serve(const MemoryAccess& stripe, LocalTimes& local, Call done) {
+  const auto device = static_cast<std::size_t>(stripe.device);
+  if (is_shared_) {
+    devices_[device].serve(level_.latency_ns, transfer_time(stripe), done);
+    return;
+  }
+  const auto channels = static_cast<std::size_t>(level_.channels);
+  channels_.serve(channels_.free_first(device * channels, channels), device_time(stripe), local, done);
+}
+
+void DeviceMemory::compute(const MemoryAccess& access, Time duration, LocalTimes& local, Call done) {
+  count(access);
+  const std::int64_t channel = level_.pim_channels * access.device + access.channel;
+  pim_.serve(static_cast<std::size_t>(channel), checked_sum(duration, device_time(access)), local, done);
+}
+
+Time DeviceMemory::service_time(const MemoryAccess& access) const {
+  Time longest = 0;
+  for (const MemoryAccess& stripe : stripes(access)) {
+    if (level_.capacity_bytes > 0 && stripe.bytes > level_.capacity_bytes) {
+      refuse("an access of " + std::to_string(access.bytes) + " bytes does not fit the " + where_ + " memory, of " +
+             std::to_string(level_.capacity_bytes) + " bytes per device");
+    }
+    longest = std::max(longest, device_time(stripe));
+    if (moves(stripe)) {
+      const Path way = path(stripe);
+      longest = std::max(longest, network_.lone_delay(way.from, way.to, stripe.bytes));
+    }
+  }
+  return longest;
+}
+
+void DeviceMemory::check_access(const MemoryAccess& access, bool is_pim) const {
+  if (access.device < (is_pim ? 0 : -1) || access.device >= level_.num_devices) {
+    refuse("the " + where_ + " memory has no device " + std::to_string(access.device) + "; it has " +
+           std::to_string(level_.num_devices) + ", counted from 0" + (is_pim ? "" : "; -1 is a stripe on each"));
+  }
+  if (is_pim && (access.channel < 0 || access.channel >= level_.pim_channels)) {
+    refuse("the " + where_ + " memory has no PIM channel " + std::to_string(access.channel) + "; it has " +
+           std::to_string(level_.pim_channels) + " per device (pim_channels)");
+  }
+}
+
+// Equal parts, the first devices one byte more; a device without a byte takes no part.
+std::vector<MemoryAccess> DeviceMemory::stripes(const MemoryAccess& access) const {
+  if (access.device >= 0) {
+    return {access};
+  }
+  std::vector<MemoryAccess> result;
+  for (std::int64_t device = 0; device < level_.num_devices; ++device) {
+    MemoryAccess stripe = access;
+    stripe.device = static_cast<std::int32_t>(device);
+    stripe.bytes = access.bytes / level_.num_devices + (device < access.bytes % level_.num_devices ? 1 : 0);
+    if (stripe.bytes > 0 || device == 0) {
+      result.push_back(stripe);
+    }
+  }
+  return result;
+}
+
+// Whether there is a message: not for a rank's own memory, and not without a byte.
+bool DeviceMemory::moves(const MemoryAccess& stripe) const {
+  return !level_.endpoints.empty() && stripe.bytes > 0 &&
+         level_.endpoints[static_cast<std::size_t>(stripe.device)] != stripe.rank;
+}
+
+DeviceMemory::Path DeviceMemory::path(const MemoryAccess& stripe) const {
+  const Rank endpoint = level_.endpoints[static_cast<std::size_t>(stripe.device)];
+  return stripe.is_store ? Path{stripe.rank, endpoint} : Path{endpoint, stripe.rank};
+}
+
+double DeviceMemory::bandwidth(const MemoryAccess& stripe) const {
+  return stripe.is_store && level_.write_bandwidth > 0 ? level_.write_bandwidth : level_.bandwidth;
+}
+
+// Without the latency, alone on its channel.
+double DeviceMemory::transfer_time(const MemoryAccess& stripe) const {
+  const double rate = bandwidth(stripe) / static_cast<double>(level_.channels);
+  return rate > 0 ? static_cast<double>(stripe.bytes) / rate : 0;
+}
+
+Time DeviceMemory::device_time(const MemoryAccess& stripe) const {
+  return level_.latency_ns + truncate(transfer_time(stripe));
+}
+
+}  // namespace astra

@@ -248,12 +248,12 @@ def _check_files_say_it(network: NetworkModel, system: SystemModel, memory: Memo
         raise ConfigError(f"--backend astra-sim: network: ASTRA-sim's network file cannot say {what}")
     with tempfile.TemporaryDirectory(prefix="llmservingsim-") as folder:
         path = Path(folder) / "file"
-        write_network(path, network)
-        _require_equal("network", msgspec.structs.replace(network, model="unaware"), _reread(read_network, path))
-        write_system(path, system)
-        _require_equal("system layer", msgspec.structs.replace(system, **_UNSAID), _reread(read_system, path))
-        write_memory(path, memory, network.npus)
-        _require_equal("memory", memory, _reread(read_memory, path))
+        written = _reread(path, lambda: write_network(path, network), read_network)
+        _require_equal("network", msgspec.structs.replace(network, model="unaware"), written)
+        written = _reread(path, lambda: write_system(path, system), read_system)
+        _require_equal("system layer", msgspec.structs.replace(system, **_UNSAID), written)
+        written = _reread(path, lambda: write_memory(path, memory, network.npus), read_memory)
+        _require_equal("memory", memory, written)
 
 
 def _check_traces_say_it(placed: _Placed, system: SystemModel) -> None:
@@ -278,8 +278,9 @@ def _check_traces_say_it(placed: _Placed, system: SystemModel) -> None:
             )
 
 
-def _reread(read: Callable[[Path], msgspec.Struct], path: Path) -> msgspec.Struct:
+def _reread(path: Path, write: Callable[[], None], read: Callable[[Path], msgspec.Struct]) -> msgspec.Struct:
     try:
+        write()
         return read(path)
     except TraceError as error:
         raise ConfigError(f"--backend astra-sim: {str(error).removeprefix(f'{path}: ')}") from error

@@ -123,7 +123,7 @@ def test_remote_memory_is_handed_on_and_other_memory_refused() -> None:
     ours.submit(ours.register(Graph.from_nodes([load])))
     ours.advance(FOREVER)
     assert ours.now_ns == 100 + 1000 // 2
-    with pytest.raises(ConfigError, match=r"--backend astra-sim: memory: ASTRA-sim's files cannot say local = "):
+    with pytest.raises(ConfigError, match=r"--backend astra-sim: ASTRA-sim's file holds one remote memory"):
         backend(FULL, MemoryModel(local=MemoryLevelModel("PER_NPU_MEMORY_EXPANSION", 100, 2.0)))
 
 
@@ -159,7 +159,7 @@ def test_a_graph_whose_traces_say_something_else_is_refused(monkeypatch: pytest.
         ({"fabric": FabricModel([LinkModel(0, 1, 50.0, 1.0)])}, {}, "network: .* a fabric of links of its own"),
         ({"model": "flow"}, {}, "network: .* links that share their bandwidth"),
         ({"bandwidth_gbps": [50.0, 50.0]}, {}, "one entry per dimension"),
-        ({}, {"custom": {"all_reduce": 0}}, "system layer: ASTRA-sim's files cannot say custom = "),
+        ({}, {"rendezvous": True}, "system layer: ASTRA-sim's files cannot say rendezvous = True"),
         ({}, {"dialect": "llmservingsim"}, "system layer: ASTRA-sim's files cannot say dialect = 'llmservingsim'"),
     ],
 )

@@ -69,7 +69,7 @@ bool SymmetricTimer::is_symmetric(const CollectiveRequest& request) const {
   }
   // Queues taken in turn remember what ran before.
   if (library_.config().num_queues_per_dim > 1 ||
-      !library_.network().fixed_delay(communicator.ranks[0], communicator.ranks[1], 1).has_value()) {
+      !library_.network().fixed_delay(communicator.ranks[0], communicator.ranks[1], 0).has_value()) {
     return false;
   }
   constexpr Bytes kAny = 1;

@@ -16,7 +16,7 @@ bool spans_class(const Communicator& communicator, const std::vector<Rank>& rank
 }
 
 bool has_alike_messages(const Network& network, const std::vector<Rank>& from, const std::vector<Rank>& to) {
-  if (!network.fixed_delay(from[0], to[0], 1).has_value()) {
+  if (!network.fixed_delay(from[0], to[0], 0).has_value()) {
     return false;  // messages of the members may meet on a link
   }
   for (std::size_t i = 1; i < from.size(); ++i) {

@@ -1,20 +1,16 @@
 """`llmservingsim astra`: ASTRA-sim's flags, its lines, and what it writes beside them."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import typer
-from typer.testing import CliRunner
 
 from llmservingsim.backend.config import MemoryLevelModel, MemoryModel
 from llmservingsim.backend.native import NativeBackend
 from llmservingsim.backend.steps import Step
-from llmservingsim.cli.astra import app as astra_app
 from llmservingsim.cli.astra_inputs import AstraFlags, Congestion, DialectName, load_inputs
 from llmservingsim.errors import TraceError
 from llmservingsim.graph import Graph, Node, NodeType
@@ -241,15 +237,3 @@ def test_a_missing_file_is_named(cli: Callable[..., Any], files: dict[str, Any])
     answer = cli(*command(files))
     assert (answer.code, answer.out) == (2, "")
     assert f"error: {files['network']}: cannot be read" in answer.err
-
-
-def test_a_subcommand_needs_none_of_the_flags() -> None:
-    info = astra_app.registered_callback
-    assert info is not None
-    assert info.callback is not None
-    app = typer.Typer(cls=astra_app.info.cls, invoke_without_command=True)
-    app.callback()(info.callback)
-    app.command("compare")(lambda: sys.stdout.write("compared"))
-    answer = CliRunner().invoke(app, ["compare"])
-    assert (answer.exit_code, answer.output) == (0, "compared")
-    assert CliRunner().invoke(app, []).exit_code == 2

@@ -39,7 +39,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"config", "serving", "workload", "instance"},
     # one run, put together
     "instance": RUN - {"report"},
-    "resolve": RUN | {"instance"},
+    "network": {"config", "backend"},
+    "resolve": RUN | {"instance", "network"},
     "loop": RUN | {"instance", "resolve"},
     "export": RUN | {"instance", "resolve"},
     "api": RUN | {"instance", "resolve", "loop", "export"},

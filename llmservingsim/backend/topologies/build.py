@@ -124,5 +124,5 @@ class _LinkRoute:
             parallel = self._between.get((self._ids.get(here, -1), self._ids.get(there, -1)))
             if parallel is None:
                 raise ConfigError(f"route from {start!r} to {end!r}: no link leads from {here!r} to {there!r}")
-            found.append(parallel[spread(start, end, len(parallel))])
+            found.append(parallel[spread(start, end, len(parallel), here)])
         return found

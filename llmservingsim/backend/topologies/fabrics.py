@@ -160,7 +160,7 @@ class FatTreeFabric(Fabric, frozen=True, kw_only=True, tag="fat_tree"):
         above, below = self._above(first, up), self._above(last, up)
         if above == below:
             return [f"leaf{first}", above, f"leaf{last}"]
-        core = f"core{up}.{spread(target.device, source.device, self._core_uplinks())}"
+        core = f"core{up}.{spread(source.device, target.device, self._core_uplinks(), above)}"
         return [f"leaf{first}", above, core, below, f"leaf{last}"]
 
     def _leaf(self, ports: Ports, port: Port) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import heapq
-import zlib
 from collections.abc import Callable, Iterable
 from functools import lru_cache
+from hashlib import blake2b
 
 from llmservingsim.backend.topologies.topology import Device, Link
 from llmservingsim.errors import ConfigError
@@ -38,9 +38,13 @@ def latency_ns(latency: str | float) -> float:
     return value
 
 
-def spread(source: Device, target: Device, choices: int) -> int:
-    """Choose one of so many equal ways for a pair: by a hash, so that pairs spread and runs repeat."""
-    return zlib.crc32(f"{source}>{target}".encode()) % choices
+def spread(source: Device, target: Device, choices: int, at: Device = "") -> int:
+    """Choose one of so many equal ways for a pair: by a hash, so that pairs spread and runs repeat.
+
+    Where one message has several choices, ``at`` tells them apart; otherwise every choice would follow the first, and
+    half of the ways stay empty.
+    """
+    return int.from_bytes(blake2b(f"{source}>{target}@{at}".encode(), digest_size=8).digest()) % choices
 
 
 class CheapestPaths:
@@ -76,7 +80,7 @@ class CheapestPaths:
         path = [target]
         while path[-1] != source:
             before = tree[path[-1]][1]
-            path.append(before[spread(source, target, len(before))])
+            path.append(before[spread(source, target, len(before), path[-1])])
         return tuple(reversed(path))
 
     def cost_ps(self, source: Device, target: Device) -> int:

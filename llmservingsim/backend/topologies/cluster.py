@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from llmservingsim.backend.topologies.fabrics import FabricKind, Port, Ports, RailFabric
-from llmservingsim.backend.topologies.nodes import NodeKind
+from llmservingsim.backend.topologies.nodes import NodeKind, PcieNode
 from llmservingsim.backend.topologies.parts import Devices, Memory, Part, devices_of, memory_links
 from llmservingsim.backend.topologies.paths import CheapestPaths
 from llmservingsim.backend.topologies.topology import Device, Link
@@ -68,7 +68,7 @@ class Cluster(Part, frozen=True, kw_only=True, tag_field="kind", tag="cluster"):
             return self._inside(first, start, end)
         before: tuple[Device, ...] = ()
         nics = self.node.nic_of(start), self.node.nic_of(end)
-        if nics[0] != nics[1] and isinstance(self.fabric, RailFabric) and self.fabric.pxn:
+        if nics[0] != nics[1] and self._relays_to_rails():
             relay = self._on_rail(start, nics[1])
             before = self._inside(first, start, relay)[:-1]
             start, nics = relay, (nics[1], nics[1])
@@ -79,6 +79,9 @@ class Cluster(Part, frozen=True, kw_only=True, tag_field="kind", tag="cluster"):
             *self.fabric.switches(self._ports, *ports),
             *self._inside(last, f"nic{ports[1].nic}", end),
         )
+
+    def _relays_to_rails(self) -> bool:
+        return isinstance(self.fabric, RailFabric) and self.fabric.pxn and not isinstance(self.node, PcieNode)
 
     def _on_rail(self, device: Device, nic: int) -> Device:
         """The accelerator that relays to a rail; a memory does not relay, it uses the interface itself."""

@@ -81,7 +81,7 @@ class RailFabric(Fabric, frozen=True, kw_only=True, tag="rail"):
         oversubscription: Bandwidth of a leaf's ports down over that of its ports up; the number up is rounded up.
         spines: Spine switches; null for as many as a leaf has ports up.
         pxn: Between rails, first pass the message inside the node to the accelerator on the target's rail, as NCCL
-            does (``NCCL_PXN_DISABLE=0``); false sends it over a spine.
+            does (``NCCL_PXN_DISABLE=0``); false sends it over a spine, and so do nodes with nothing but PCIe.
     """
 
     nodes_per_leaf: Devices = 32

@@ -65,6 +65,10 @@ class Graph(Part, frozen=True, kw_only=True, tag_field="kind", tag="graph"):
                         f"cables[{number}].between: there is no device {name!r}{nearest(name, names)}; expected one "
                         f"of {one_of(names, 24)}, or to find it among npus, memories or switches"
                     )
+        if len(self.npus) % (self.npus_per_node or 1):
+            raise QuantityError(
+                f"npus_per_node: expected a number that divides the {len(self.npus)} npus, got {self.npus_per_node}"
+            )
         if self.shape is not None and prod(self.shape) != len(self.npus):
             raise QuantityError(f"shape: {list(self.shape)} has {prod(self.shape)} places for {len(self.npus)} npus")
 

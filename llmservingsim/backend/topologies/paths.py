@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -117,6 +117,3 @@ class CheapestPaths:
 
     def _passes_on(self, device: Device, ranks_pass: bool) -> bool:
         return ranks_pass if isinstance(device, int) else device not in self._memories
-
-
-Route = Callable[[Device, Device], tuple[Device, ...]]

@@ -1,7 +1,7 @@
 """Clusters: rails, fat trees and dragonflies by their hops and by what crosses their middle."""
 
 import pytest
-from topology_examples import GB, LONE, NVSWITCH, WIRE, max_flow
+from topology_examples import GB, HOST, LONE, NVSWITCH, WIRE, max_flow
 
 from llmservingsim.backend.topologies import (
     Cluster,
@@ -9,6 +9,7 @@ from llmservingsim.backend.topologies import (
     DragonflyFabric,
     FatTreeFabric,
     Memory,
+    PcieNode,
     RailFabric,
     build_network,
 )
@@ -48,6 +49,12 @@ def test_between_rails_without_pxn_a_spine_is_crossed() -> None:
     assert way[3] == "rail5.leaf0"
     assert str(way[4]).startswith("spine")
     assert way[5] == "rail0.leaf0"
+
+
+def test_nodes_without_nvlink_cross_a_spine_between_rails() -> None:
+    cluster = Cluster(nodes=2, node=PcieNode(npus=2, nics=2, host=HOST), fabric=RailFabric(**WIRE))
+    assert cluster.route(0, 3)[:3] == (0, "node0/pcie0", "node0/nic0")
+    assert str(cluster.route(0, 3)[4]).startswith("spine")
 
 
 def test_a_memory_of_a_node_uses_the_interface_of_the_target_itself() -> None:

@@ -84,6 +84,7 @@ def test_a_file_is_read_in_any_of_the_three_formats(write_config: Callable[..., 
         ({"npu": 3}, r"t: unknown key 'npu' in a section \(did you mean 'npus'\?\)"),
         ({"npus": []}, "t: npus: expected array of length >= 1"),
         ({"shape": [3]}, r"t: shape: \[3\] has 3 places for 2 npus"),
+        ({"npus_per_node": 3}, "t: npus_per_node: expected a number that divides the 2 npus, got 3"),
         ({"switches": ["root", "gpu0"]}, "t: npus, memories and switches: 'gpu0' stands there twice"),
         ({"switches": ["rot"]}, r"t: cables\[0\].between: there is no device 'root' \(did you mean 'rot'\?\)"),
         (

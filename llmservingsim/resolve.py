@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from llmservingsim.backend import Backend, NativeBackend, NetworkModel, SystemModel
+from llmservingsim.backend import Backend, MemoryModel, NativeBackend, NetworkModel, SystemModel
 from llmservingsim.config import InstanceSpec, LatencySpec, RunSpec, ServingSpec
 from llmservingsim.config.catalog import AcceleratorSpec, ModelFamily, ModelSpec, find_accelerator, find_model
 from llmservingsim.errors import CapacityError, ConfigError, located
@@ -34,6 +34,9 @@ from llmservingsim.units import NS_PER_US, format_size, parse_bandwidth, parse_s
 _LARGE_DEVICE_BYTES = 70 * 2**30
 _VARIANTS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "fp8": "fp8"}
 _KV_BLOCKS_MAX = 2**24
+
+BackendFactory = Callable[[NetworkModel, SystemModel, MemoryModel], Backend]
+"""Makes the backend of a run; a class that is built from these three is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +77,13 @@ class System:
     sample_ns: int
 
 
-def resolve(spec: RunSpec, libraries: Libraries) -> System:
+def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = NativeBackend) -> System:
     """Build the run that ``spec`` describes.
+
+    Args:
+        spec: What the user wrote.
+        libraries: Where it looks things up.
+        make_backend: Makes the backend; one that raises ValueError refuses the configuration.
 
     Raises:
         UserError: If anything that it names is missing, contradictory, too large or not simulated.
@@ -95,7 +103,7 @@ def resolve(spec: RunSpec, libraries: Libraries) -> System:
         devices[place.node].append(part.layout.tp)
     plan = plan_network(spec.network, devices, [p.accelerator for p in parts], libraries.base)
     try:
-        backend = NativeBackend(plan.network, plan.system)
+        backend = make_backend(plan.network, plan.system, MemoryModel())
     except ValueError as error:  # the backend's own limits
         raise ConfigError(str(error)) from error
     instances: list[Instance] = []

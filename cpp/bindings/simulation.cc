@@ -108,7 +108,13 @@ void bind_simulation(nb::module_& module) {
           nb::arg("ticket"), "When each of `ranks` finished the last step of a completed ticket.")
       .def(
           "rank_compute_ns", [](Guarded& self, Ticket ticket) { return to_numpy(self.idle().rank_compute(ticket)); },
-          nb::arg("ticket"), "Accelerator COMP time of each of `ranks` over all steps of a completed ticket.");
+          nb::arg("ticket"), "Accelerator COMP time of each of `ranks` over all steps of a completed ticket.")
+      .def(
+          "node_times",
+          [](Guarded& self, Ticket ticket) {
+            return nb::make_tuple(to_numpy(self.idle().node_starts(ticket)), to_numpy(self.idle().node_ends(ticket)));
+          },
+          nb::arg("ticket"), "When each node began and ended in the last step of a completed ticket; -1: never.");
 }
 
 }  // namespace bindings

@@ -1,16 +1,33 @@
 """What times execution graphs: the Backend protocol and the native backend, which keeps ASTRA-sim's rules."""
 
-from llmservingsim.backend.config import MemoryLevelModel, MemoryModel, NetworkModel, SystemModel
+from llmservingsim.backend.collectives import CollectiveAlgorithm
+from llmservingsim.backend.config import (
+    FabricModel,
+    LinkModel,
+    MeasuredCollective,
+    MemoryLevelModel,
+    MemoryModel,
+    NetworkModel,
+    SharedBusModel,
+    SystemModel,
+)
 from llmservingsim.backend.native import NativeBackend
 from llmservingsim.backend.protocol import Backend, GraphId, Ticket
+from llmservingsim.backend.steps import Step
 
 __all__ = [
     "Backend",
+    "CollectiveAlgorithm",
+    "FabricModel",
     "GraphId",
+    "LinkModel",
+    "MeasuredCollective",
     "MemoryLevelModel",
     "MemoryModel",
     "NativeBackend",
     "NetworkModel",
+    "SharedBusModel",
+    "Step",
     "SystemModel",
     "Ticket",
 ]

@@ -14,6 +14,40 @@ if TYPE_CHECKING:
 _REFRESH_S = 0.1
 
 
+class SimulatedTime:
+    """A line with the simulated time, redrawn whenever it is told.
+
+    Args:
+        enabled: Draw nothing otherwise.
+    """
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._status: Any = None
+        self._started_s = time.perf_counter()
+        if enabled:
+            from rich.console import Console
+            from rich.status import Status
+
+            self._status = Status("0 ns simulated", console=Console(stderr=True))
+
+    def __enter__(self) -> SimulatedTime:
+        if self._status is not None:
+            self._status.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def update(self, now_ns: int) -> None:
+        """Redraw."""
+        if self._status is not None:
+            speed = now_ns / NS_PER_S / max(time.perf_counter() - self._started_s, 1e-9)
+            self._status.update(f"{format_time(now_ns)} simulated, {speed:.3g}x real time")
+
+
 class LiveProgress:
     """A line that is redrawn ten times a second on a terminal.
 

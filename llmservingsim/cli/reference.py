@@ -238,6 +238,9 @@ def commands(group: typer.Typer, name: str) -> Iterator[tuple[str, Callable[...,
             yield f"{name} {command.name or command.callback.__name__}", command.callback
     for sub in group.registered_groups:
         if sub.typer_instance is not None:
+            own = sub.typer_instance.registered_callback
+            if own is not None and own.callback is not None:
+                yield f"{name} {sub.name}", own.callback
             yield from commands(sub.typer_instance, f"{name} {sub.name}")
 
 
@@ -245,6 +248,8 @@ def _command(name: str, callback: Callable[..., Any]) -> str:
     hints = get_type_hints(callback, include_extras=True)
     usage, rows = [f"llmservingsim {name.partition(' ')[2]}"], []
     for parameter in inspect.signature(callback).parameters.values():
+        if hints[parameter.name] is typer.Context:
+            continue
         kind, info = get_args(hints[parameter.name])[:2]
         is_required = parameter.default is inspect.Parameter.empty
         if isinstance(info, typer.models.ArgumentInfo):

@@ -71,7 +71,7 @@ def simulate(row: dict[str, str]) -> list[RankResult]:
         groups = read_groups(DATA / "astra_reference_configs" / "comm_group" / Path(path).name)
     system = read_system(DATA / row["system_file"], float(options.pop("--injection-scale", 1.0)))
     assert not options, f"row {row['id']}: options {options} are not understood"
-    graph = read_traces(DATA / row["workload_prefix"], ranks=network.npus, groups=groups, dimensions=1)
+    graph = read_traces(DATA / row["workload_prefix"], ranks=network.npus, groups=groups)
     return run_traces(graph, network, system, read_memory(DATA / row["memory_file"]))
 
 

@@ -166,11 +166,16 @@ def test_the_reference_names_every_option_of_every_command() -> None:
     from llmservingsim.cli.main import app
 
     def options(command: Any, name: str) -> Iterator[tuple[str, list[str]]]:
+        if getattr(command, "invoke_without_command", False):
+            yield name, own(command)
         if hasattr(command, "commands"):
             for word, inner in command.commands.items():
                 yield from options(inner, f"{name} {word}")
         else:
-            yield name, [o for p in command.params if p.name != "help" for o in p.opts if o.startswith("-")]
+            yield name, own(command)
+
+    def own(command: Any) -> list[str]:
+        return [o for p in command.params if p.name != "help" for o in p.opts if o.startswith("-")]
 
     text = (REFERENCE / "cli.md").read_text()
     for name, names in options(typer.main.get_command(app), "llmservingsim"):

@@ -35,21 +35,23 @@ MAY_IMPORT: dict[str, set[str]] = {
     "trace": {"config", "model", "latency"},
     "trace.chakra": set(),
     "backend": {"config"},
+    "backend.astra_files": {"config", "backend", "trace.chakra"},  # a system file may name traces
     "power": {"config", "model"},
     "report": {"config", "serving", "workload", "instance"},
     # one run, put together
     "instance": RUN - {"report"},
     "network": {"config", "backend"},
+    "astra_sim": {"backend", "trace"},
     "resolve": RUN | {"instance", "network"},
     "loop": RUN | {"instance", "resolve"},
     "export": RUN | {"instance", "resolve"},
-    "api": RUN | {"instance", "resolve", "loop", "export"},
+    "api": RUN | {"instance", "resolve", "loop", "export", "astra_sim"},
     "": {"api", "report"},  # the package's face, `llmservingsim/__init__.py`
     # what uses runs
     "sweep": RUN | {"api", "resolve", ""},
     "bench": RUN | {"api", "resolve", ""},
     "profiler": {"config", "model"},
-    "cli": RUN | {"api", "resolve", "export", "sweep", "bench", "profiler", ""},
+    "cli": RUN | {"api", "resolve", "export", "astra_sim", "sweep", "bench", "profiler", ""},
 }
 
 PRINTING_PACKAGES = {"rich", "typer"}

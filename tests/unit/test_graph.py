@@ -14,6 +14,8 @@ NODES = [
     Node("sum", NodeType.COMM_COLL, size_bytes=2**35, collective=CollectiveType.ALL_GATHER, group=1, data_deps=(0,)),
     Node("send", NodeType.COMM_SEND, rank_class=1, size_bytes=7, peer=3, tag=9, ctrl_deps=(0, 1)),
     Node("load", NodeType.MEM_LOAD, size_bytes=5, location=MemoryLocation.CXL, data_deps=(1, 2), ctrl_deps=(0,)),
+    Node("masked", NodeType.COMM_COLL, size_bytes=5, involved_dims=0b101, priority=-3, program=1),
+    Node("pim", NodeType.PIM_COMP, size_bytes=5, device=2, channel=3),
 ]
 
 
@@ -29,9 +31,9 @@ def test_classes_and_groups_are_kept_as_tuples():
 
 def test_dependencies_lie_in_compressed_rows():
     graph = Graph.from_nodes(NODES)
-    assert graph.data_offsets.tolist() == [0, 0, 1, 1, 3]
+    assert graph.data_offsets.tolist() == [0, 0, 1, 1, 3, 3, 3]
     assert graph.data_deps.tolist() == [0, 1, 2]
-    assert graph.ctrl_offsets.tolist() == [0, 0, 0, 2, 3]
+    assert graph.ctrl_offsets.tolist() == [0, 0, 0, 2, 3, 3, 3]
     assert graph.ctrl_deps.tolist() == [0, 1, 0]
 
 
@@ -48,6 +50,12 @@ def test_dependencies_lie_in_compressed_rows():
         ("location", np.uint8),
         ("group", np.int32),
         ("is_cpu_op", np.bool_),
+        ("involved_dims", np.uint32),
+        ("priority", np.int32),
+        ("num_ops", np.int64),
+        ("device", np.int32),
+        ("channel", np.int32),
+        ("program", np.int32),
         ("data_deps", np.int32),
         ("ctrl_offsets", np.int32),
     ],
@@ -65,7 +73,7 @@ def test_a_graph_may_be_empty():
 
 
 def test_the_numbers_of_node_and_collective_types_are_those_of_chakra():
-    assert [kind.value for kind in NodeType] == list(range(8))
+    assert [kind.value for kind in NodeType if kind != NodeType.PIM_COMP] == list(range(8))
     assert (NodeType.MEM_LOAD, NodeType.COMP, NodeType.COMM_COLL) == (2, 4, 7)
     assert (CollectiveType.ALL_REDUCE, CollectiveType.ALL_GATHER, CollectiveType.ALL_TO_ALL) == (0, 2, 6)
     assert (CollectiveType.REDUCE_SCATTER, CollectiveType.BARRIER) == (7, 9)
@@ -84,6 +92,12 @@ NODE = st.builds(
     location=st.sampled_from(MemoryLocation),
     group=st.integers(-1, 10),
     is_cpu_op=st.booleans(),
+    involved_dims=st.integers(0, 2**32 - 1),
+    priority=st.integers(-(2**31), 2**31 - 1),
+    num_ops=st.integers(0, 2**62),
+    device=st.integers(0, 1000),
+    channel=st.integers(0, 1000),
+    program=st.integers(-1, 10),
     data_deps=st.lists(st.integers(0, 50), max_size=4).map(tuple),
     ctrl_deps=st.lists(st.integers(0, 50), max_size=4).map(tuple),
 )

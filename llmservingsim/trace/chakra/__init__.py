@@ -2,6 +2,15 @@
 
 from llmservingsim.trace.chakra.expand import expand
 from llmservingsim.trace.chakra.reader import read_traces
-from llmservingsim.trace.chakra.writer import write_comm_groups, write_traces
+from llmservingsim.trace.chakra.tensors import Tensor, read_tensors
+from llmservingsim.trace.chakra.writer import round_durations, write_comm_groups, write_traces
 
-__all__ = ["expand", "read_traces", "write_comm_groups", "write_traces"]
+__all__ = [
+    "Tensor",
+    "expand",
+    "read_tensors",
+    "read_traces",
+    "round_durations",
+    "write_comm_groups",
+    "write_traces",
+]

@@ -10,12 +10,14 @@ from typing import NamedTuple
 from llmservingsim.errors import TraceError, one_of
 from llmservingsim.graph import ALL_DIMENSIONS, CollectiveType, MemoryLocation, NodeType
 from llmservingsim.trace.chakra import schema
+from llmservingsim.trace.chakra.process_groups import GroupsByName
 from llmservingsim.trace.chakra.schema import AttributeValue, RawNode
 
 INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1
 _COLLECTIVE_MAX = int(max(CollectiveType))
 _LOCATION_MAX = int(max(MemoryLocation))
+_DIMENSIONS_MAX = ALL_DIMENSIONS.bit_length()
 
 
 class Row(NamedTuple):
@@ -38,31 +40,59 @@ class Row(NamedTuple):
     program: int = -1
 
 
+class Groups:
+    """The communicators of a graph: those that were given, and those that traces define themselves.
+
+    A given group keeps its place; one that a trace defines stands behind them, once for each name and ranks.
+    """
+
+    def __init__(self, given: Mapping[int, Sequence[int]] | None) -> None:
+        """Raises TraceError if an id is not positive."""
+        if given and min(given) < 1:
+            raise TraceError(f"communicator group id {min(given)} is not allowed; expected a positive integer")
+        self.given = given
+        self._index = {(str(group), tuple(ranks)): i for i, (group, ranks) in enumerate(sorted((given or {}).items()))}
+
+    @property
+    def members(self) -> tuple[tuple[int, ...], ...]:
+        """The ranks of each group, in ring order."""
+        return tuple(ranks for _, ranks in self._index)
+
+    def index(self, name: str, ranks: Sequence[int]) -> int:
+        """Return a group's place in `members`; it becomes the last if it is new."""
+        return self._index.setdefault((name, tuple(ranks)), len(self._index))
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """How files are to be read; the same for all ranks.
 
     Attributes:
         dialect: A key of `schema.NODE_TYPES`.
-        groups: Communicator group id -> ranks, or None when none were given.
-        dimensions: How many flags of ``involved_dim`` count, or None for all.
+        groups: The communicators.
+        roofline: COMP nodes must say how many operations and bytes they take.
     """
 
     dialect: str
-    groups: Mapping[int, Sequence[int]] | None
-    dimensions: int | None
+    groups: Groups
+    roofline: bool
+
+    @property
+    def is_fork(self) -> bool:
+        """Whether LLMServingSim 2.0's rules hold."""
+        return self.dialect == schema.LLMSERVINGSIM2
 
     @property
     def hint(self) -> str:
         """A reminder that there is another dialect, for messages."""
-        if self.dialect == schema.LLMSERVINGSIM2:
+        if self.is_fork:
             return f" (an mlcommons trace is read with dialect={schema.MLCOMMONS!r})"
         return f" (a trace of LLMServingSim 2.0 is read with dialect={schema.LLMSERVINGSIM2!r})"
 
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """The attributes of one node by name; the first of a name wins."""
+    """The attributes of one node by name."""
 
     values: Mapping[str, AttributeValue]
     path: Path
@@ -85,6 +115,15 @@ class Attributes:
             raise TraceError(f"{self.where}: attribute {name!r} is {value}; expected {low} to {high}")
         return int(value)
 
+    def mask(self, name: str) -> int:
+        """Return a list of flags as bits, the first the lowest; without the attribute every bit is set."""
+        if name not in self.values:
+            return ALL_DIMENSIONS
+        flags = self.values[name]
+        if not isinstance(flags, tuple) or not all(isinstance(flag, int) for flag in flags):
+            raise TraceError(f"{self.where}: attribute {name!r} is {flags!r}; expected a bool_list")
+        return sum(1 << i for i, flag in enumerate(flags[:_DIMENSIONS_MAX]) if flag)
+
 
 class NodeInterpreter:
     """Turns the nodes of one file into rows."""
@@ -92,64 +131,66 @@ class NodeInterpreter:
     def __init__(
         self, path: Path, rank: int, reading: Reading, decode: Callable[[bytes], tuple[str, AttributeValue]]
     ) -> None:
-        self._path = path
+        self.path = path
         self._rank = rank
-        self._reading = reading
+        self.reading = reading
         self._decode = decode
-        self._group_index = {group: i for i, group in enumerate(sorted(reading.groups or {}))}
+        self.own_groups: GroupsByName = {}
+        """Groups that the file itself defines."""
 
     def row(self, node: RawNode) -> Row:
-        """Return the node's row.
+        """Return the node's row; a METADATA node has been heard by then and becomes an INVALID one.
 
         Raises:
             TraceError: The type is unknown, or an attribute is missing or cannot be held by a graph.
         """
-        attributes = Attributes(self._values(node), self._path, node, self._reading.hint)
+        attributes = Attributes(self._values(node), self.path, node, self.reading.hint)
         kind = self._kind(attributes)
         if kind == NodeType.COMM_COLL:
             fields = self._collective(attributes)
         elif kind in (NodeType.COMM_SEND, NodeType.COMM_RECV):
             fields = self._message(attributes, kind)
-        elif kind in (NodeType.MEM_LOAD, NodeType.MEM_STORE):
-            fields = self._memory(attributes)
+        elif kind in (NodeType.MEM_LOAD, NodeType.MEM_STORE, NodeType.PIM_COMP):
+            fields = self._memory(attributes, kind)
         else:
-            fields = {"size_bytes": attributes.integer(schema.TENSOR_SIZE, 0)}
+            fields = self._compute(attributes, kind)
         return Row(
-            type=int(kind),
+            type=int(NodeType.INVALID if kind == NodeType.METADATA else kind),
             is_cpu_op=bool(attributes.integer(schema.IS_CPU_OP, 0)),
             duration_ns=attributes.integer(schema.DURATION_NS, -1, low=-1),
             **fields,
         )
 
     def _kind(self, attributes: Attributes) -> NodeType:
-        types, node = schema.NODE_TYPES[self._reading.dialect], attributes.node
+        types, node = schema.NODE_TYPES[self.reading.dialect], attributes.node
         if node.type in types:
             return types[node.type]
-        where = attributes.where
         known = ", ".join(f"{number} {kind.name}" for number, kind in types.items())
-        if self._reading.dialect == schema.LLMSERVINGSIM2 and node.type == schema.PIM_COMP:
-            raise TraceError(f"{where} is a PIM_COMP, which a graph has no node for; expected one of {known}")
-        raise TraceError(f"{where} has the unknown type {node.type}; expected one of {known}{self._reading.hint}")
+        raise TraceError(
+            f"{attributes.where} has the unknown type {node.type}; expected one of {known}{self.reading.hint}"
+        )
 
     def _values(self, node: RawNode) -> dict[str, AttributeValue]:
+        """Decode the attributes; of equal names the first wins, or the last in LLMServingSim 2.0."""
         from google.protobuf.message import DecodeError
 
         values: dict[str, AttributeValue] = {}
-        for raw in node.attr:
+        for raw in node.attr if self.reading.is_fork else reversed(node.attr):
             try:
                 name, value = self._decode(raw)
             except DecodeError as error:
-                where = Attributes({}, self._path, node, "").where
+                where = Attributes({}, self.path, node, "").where
                 raise TraceError(f"{where} has an attribute that is no Chakra AttributeProto: {error}") from error
-            values.setdefault(name, value)
+            values[name] = value
         return values
 
     def _collective(self, attributes: Attributes) -> dict[str, int]:
-        self._check_dimensions(attributes)
         return {
             "collective": attributes.integer(schema.COMM_TYPE, high=_COLLECTIVE_MAX),
             "size_bytes": attributes.integer(schema.COMM_SIZE),
             "group": self._group(attributes),
+            "involved_dims": attributes.mask(schema.INVOLVED_DIM),
+            "priority": attributes.integer(schema.COMM_PRIORITY, 0, low=-INT32_MAX - 1, high=INT32_MAX),
         }
 
     def _message(self, attributes: Attributes, kind: NodeType) -> dict[str, int]:
@@ -168,49 +209,57 @@ class NodeInterpreter:
             )
         return fields
 
-    def _memory(self, attributes: Attributes) -> dict[str, int]:
-        size_bytes = attributes.integer(schema.TENSOR_SIZE)
-        if self._reading.dialect == schema.MLCOMMONS:
+    def _memory(self, attributes: Attributes, kind: NodeType) -> dict[str, int]:
+        fields = {
+            "size_bytes": attributes.integer(schema.TENSOR_SIZE),
+            "device": attributes.integer(schema.TENSOR_DEVICE, 0, high=INT32_MAX),
+        }
+        if self.reading.is_fork:
+            fields["location"] = attributes.integer(schema.TENSOR_LOC, low=1, high=_LOCATION_MAX)
+        else:
             location = attributes.integer(schema.TENSOR_LOC, 0, high=_LOCATION_MAX)
-            return {"size_bytes": size_bytes, "location": location or int(MemoryLocation.REMOTE)}
-        device = attributes.integer(schema.TENSOR_DEVICE, 0)
-        if device != 0:
-            raise TraceError(
-                f"{attributes.where} is on memory device {device}; expected {schema.TENSOR_DEVICE!r} 0, "
-                "because a graph knows one device per location"
-            )
-        return {"size_bytes": size_bytes, "location": attributes.integer(schema.TENSOR_LOC, low=1, high=_LOCATION_MAX)}
+            fields["location"] = location or int(MemoryLocation.REMOTE)
+        if kind == NodeType.PIM_COMP:
+            fields["channel"] = attributes.integer(schema.TENSOR_CHANNEL, 0, high=INT32_MAX)
+        return fields
 
-    def _check_dimensions(self, attributes: Attributes) -> None:
-        flags = attributes.values.get(schema.INVOLVED_DIM, ())
-        if not isinstance(flags, tuple):
-            raise TraceError(
-                f"{attributes.where}: attribute {schema.INVOLVED_DIM!r} is {flags!r}; expected a bool_list"
-            )
-        if not all(flags[: self._reading.dimensions]):
-            raise TraceError(
-                f"{attributes.where}: attribute {schema.INVOLVED_DIM!r} is {[bool(f) for f in flags]}; expected true "
-                "for every dimension of the network, because a graph cannot leave one out"
-            )
+    def _compute(self, attributes: Attributes, kind: NodeType) -> dict[str, int]:
+        on_accelerator = kind == NodeType.COMP and not attributes.integer(schema.IS_CPU_OP, 0)
+        default = None if on_accelerator and self.reading.roofline else 0
+        return {
+            "size_bytes": attributes.integer(schema.TENSOR_SIZE, default),
+            "num_ops": attributes.integer(schema.NUM_OPS, default),
+        }
 
     def _group(self, attributes: Attributes) -> int:
-        groups = self._reading.groups
-        if self._reading.dialect == schema.LLMSERVINGSIM2:
-            mine = [group for group, ranks in (groups or {}).items() if self._rank in ranks]
-            return self._group_index[mine[-1]] if mine else -1
+        """Return the place of the collective's group, or -1."""
+        groups, given = self.reading.groups, self.reading.groups.given or {}
+        if self.reading.is_fork:
+            mine = [group for group, ranks in given.items() if self._rank in ranks]
+            return groups.index(str(mine[-1]), given[mine[-1]]) if mine else -1
         name = attributes.values.get(schema.PG_NAME, "")
         if name in ("", "0"):
             return -1
-        if groups is None:
-            raise TraceError(f"{attributes.where} names communicator group {name!r}, but no groups were given")
-        if not isinstance(name, str) or not name.isdecimal() or int(name) not in groups:
-            known = one_of(str(g) for g in groups)
-            raise TraceError(
-                f"{attributes.where} names communicator group {name!r}; expected one of those given: {known}"
-            )
-        if self._rank not in groups[int(name)]:
+        key, ranks = self._find_group(name, attributes.where)
+        if self._rank not in ranks:
             raise TraceError(
                 f"{attributes.where} names communicator group {name!r}; expected one that rank {self._rank} is in, "
-                f"not {list(groups[int(name)])}"
+                f"not {list(ranks)}"
             )
-        return self._group_index[int(name)]
+        return groups.index(key, ranks)
+
+    def _find_group(self, name: AttributeValue, where: str) -> tuple[str, Sequence[int]]:
+        """Return the name, as `Groups` knows it, and the members of the group that a collective names."""
+        given = {str(group): tuple(ranks) for group, ranks in (self.reading.groups.given or {}).items()}
+        known = {**given, **self.own_groups}
+        if self.reading.groups.given is None and not known:
+            raise TraceError(f"{where} names communicator group {name!r}, but no groups were given")
+        key = str(int(name)) if isinstance(name, str) and name.isdecimal() else name
+        if not isinstance(key, str) or key not in known:
+            raise TraceError(f"{where} names communicator group {name!r}; expected one of those given: {one_of(known)}")
+        if given.get(key, known[key]) != known[key]:
+            raise TraceError(
+                f"{where} names communicator group {name!r}, which is {list(given[key])} as given and "
+                f"{list(known[key])} in the trace; expected one of the two"
+            )
+        return key, known[key]

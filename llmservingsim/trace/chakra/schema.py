@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -17,18 +17,24 @@ COMM_SIZE = "comm_size"
 COMM_SRC = "comm_src"
 COMM_DST = "comm_dst"
 COMM_TAG = "comm_tag"
+COMM_PRIORITY = "comm_priority"
 PG_NAME = "pg_name"
 INVOLVED_DIM = "involved_dim"
+NUM_OPS = "num_ops"
 TENSOR_SIZE = "tensor_size"
 TENSOR_LOC = "tensor_loc"
 TENSOR_DEVICE = "tensor_device"
+TENSOR_CHANNEL = "tensor_channel"
+INPUTS = "inputs"
+OUTPUTS = "outputs"
 DURATION_NS = "llmservingsim.duration_ns"
 """Our own attribute: the exact duration, which the ``duration_micros`` field can only round."""
 
 MLCOMMONS = "mlcommons"
 LLMSERVINGSIM2 = "llmservingsim2"
-PIM_COMP = 4
-"""A node type of the LLMServingSim 2.0 dialect alone."""
+
+DEFAULT_DIMENSIONS = 4
+"""Flags that ASTRA-sim assumes in a collective without ``involved_dim``; it reads no more dimensions than that."""
 
 NODE_TYPES = MappingProxyType(
     {
@@ -39,6 +45,7 @@ NODE_TYPES = MappingProxyType(
                 1: NodeType.METADATA,
                 2: NodeType.MEM_LOAD,
                 3: NodeType.MEM_STORE,
+                4: NodeType.PIM_COMP,
                 5: NodeType.COMP,
                 6: NodeType.COMM_SEND,
                 7: NodeType.COMM_RECV,
@@ -62,8 +69,10 @@ class RawNode(Protocol):
     ctrl_deps: list[int]
     data_deps: list[int]
     attr: list[bytes]
+    inputs: bytes
 
 
+@cache
 def raw_node_parser() -> Callable[[Sequence[bytes]], Sequence[RawNode]]:
     """Return a function that parses node records, given behind their lengths, all at once.
 
@@ -97,6 +106,7 @@ def raw_node_parser() -> Callable[[Sequence[bytes]], Sequence[RawNode]]:
     return parse
 
 
+@cache
 def attribute_decoder() -> Callable[[bytes], tuple[str, AttributeValue]]:
     """Return a function from an attribute's bytes to its name and value (None: it has no value)."""
     from llmservingsim.trace.chakra import et_def_pb2 as et
@@ -113,3 +123,11 @@ def attribute_decoder() -> Callable[[bytes], tuple[str, AttributeValue]]:
         return attribute.name, tuple(value.values) if member.endswith("_list") else value
 
     return decode
+
+
+def input_values(raw: bytes) -> str:
+    """Return ``values`` of a node's ``inputs``, an IOInfo still in bytes."""
+    from llmservingsim.trace.chakra import et_def_pb2 as et
+
+    values: str = et.IOInfo.FromString(raw).values
+    return values

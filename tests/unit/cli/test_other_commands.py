@@ -125,9 +125,6 @@ def test_astra_refuses_what_it_cannot_read(cli: Cli, tmp_path: Path) -> None:
     assert (code, out) == (2, "")
     assert "error: " in err
     assert str(tmp_path) in err
-    code, out, err = cli("astra", *arguments, "--congestion", "aware")
-    assert (code, out) == (2, "")
-    assert "not simulated yet" in err
 
 
 def test_help_lists_the_commands_and_an_unknown_one_is_refused(cli: Cli) -> None:

@@ -7,7 +7,7 @@ from llmservingsim.trace.chakra import et_def_pb2 as et
 from llmservingsim.trace.chakra import read_traces
 from llmservingsim.trace.chakra.records import frame
 
-COMP, SEND, RECV, COLL = 4, 5, 6, 7
+METADATA, COMP, SEND, RECV, COLL = 1, 4, 5, 6, 7
 MESSAGE = {"comm_src": 0, "comm_dst": 0, "comm_size": 8, "comm_tag": 1}
 
 
@@ -70,6 +70,8 @@ def test_bytes_that_are_no_trace(tmp_path, data, message):
         (node(COLL, ints={"comm_type": 0, "comm_size": -1}), "'comm_size' is -1; expected 0 to"),
         (node(COLL, ints={"comm_type": 0}, comm_size=("double_val", 8.0)), "'comm_size' is 8.0; expected an integer"),
         (node(COLL, ints={"comm_type": 0}, comm_size=("string_val", "8")), "'comm_size' is '8'; expected an integer"),
+        (node(COLL, ints={"comm_type": 0, "comm_size": 1, "comm_priority": 2**31}), "'comm_priority' is 2147483648"),
+        (node(COMP, ints={"num_ops": -1}), "'num_ops' is -1; expected 0 to"),
         (node(COMP, deps=[1]), "none of 1 nodes can begin"),
     ],
 )
@@ -98,7 +100,7 @@ def test_an_id_defined_twice(tmp_path):
 def test_a_duration_too_long_for_nanoseconds(tmp_path):
     message = node(COMP)
     message.duration_micros = 2**63
-    with pytest.raises(TraceError, match=r"t\.0\.et: duration_micros 9223372036854775808 is too long"):
+    with pytest.raises(TraceError, match=r"t\.0\.et: node 1 \('x'\): duration_micros 9223372036854775808 is too"):
         read(tmp_path, message)
 
 
@@ -127,16 +129,57 @@ def test_involved_dim_that_is_no_list(tmp_path):
 @pytest.mark.parametrize(
     ("message", "text"),
     [
-        (node(4), "is a PIM_COMP, which a graph has no node for"),
+        (node(4), "lacks the attribute 'tensor_size'"),
+        (node(4, ints={"tensor_size": 1, "tensor_loc": 2, "tensor_channel": -1}), "'tensor_channel' is -1"),
         (node(9), "unknown type 9; expected one of .*8 COMM_COLL.*dialect='mlcommons'"),
         (node(2, ints={"tensor_size": 1}), "lacks the attribute 'tensor_loc'"),
         (node(2, ints={"tensor_size": 1, "tensor_loc": 0}), "'tensor_loc' is 0; expected 1 to 4"),
-        (node(2, ints={"tensor_size": 1, "tensor_loc": 1, "tensor_device": 1}), "is on memory device 1"),
+        (node(2, ints={"tensor_size": 1, "tensor_loc": 1, "tensor_device": -1}), "'tensor_device' is -1; expected 0"),
     ],
 )
 def test_a_node_of_the_other_dialect_that_is_wrong(tmp_path, message, text):
     with pytest.raises(TraceError, match=text):
         read(tmp_path, message, dialect="llmservingsim2")
+
+
+@pytest.mark.parametrize(("there", "missing"), [({"num_ops": 1}, "tensor_size"), ({"tensor_size": 1}, "num_ops")])
+def test_roofline_needs_operations_and_bytes_of_what_the_accelerator_computes(tmp_path, there, missing):
+    assert len(read(tmp_path, node(COMP, ints=there))) == 1
+    assert len(read(tmp_path, node(COMP, ints={"is_cpu_op": 1}), roofline=True)) == 1
+    with pytest.raises(TraceError, match=rf"node 1 \('x'\) lacks the attribute '{missing}'"):
+        read(tmp_path, node(COMP, ints=there), roofline=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "its process groups are not JSON"),
+        ("3", "expected process groups .*, not 3"),
+        ('[{"ranks": [0]}]', "expected process groups"),
+        ('[{"pg_name": "1", "ranks": 3}]', "process group '1' has the ranks 3; expected different ranks"),
+        ('[{"pg_name": "1", "ranks": [2, 2]}]', r"has the ranks \[2, 2\]"),
+        ('[{"pg_name": "1", "ranks": ["2"]}]', r"has the ranks \['2'\]"),
+        ('[{"pg_name": "1", "ranks": [1]}, {"pg_name": "1", "ranks": [2]}]', r"'1' as \[2\]; it is \[1\]"),
+    ],
+)
+def test_process_groups_that_are_none_name_their_node(tmp_path, text, message):
+    metadata = node(METADATA, node_id=4)
+    metadata.inputs.values = text
+    with pytest.raises(TraceError, match=rf"t\.0\.et: node 4 \('x'\).*{message}"):
+        read(tmp_path, metadata)
+
+
+def test_a_group_that_the_trace_and_the_file_of_groups_define_otherwise(tmp_path):
+    metadata = node(METADATA, node_id=4)
+    metadata.inputs.values = '{"pg_name": "1", "ranks": [0, 2]}'
+    message = node(COLL, ints={"comm_type": 0, "comm_size": 1}, pg_name=("string_val", "1"))
+    with pytest.raises(TraceError, match=r"which is \[0, 1\] as given and \[0, 2\] in the trace"):
+        read(tmp_path, metadata, message, groups={1: [0, 1]})
+
+
+def test_a_program_for_a_node_that_is_no_collective(tmp_path):
+    with pytest.raises(TraceError, match="no rank has a collective with the id 1, whose algorithm was given"):
+        read(tmp_path, node(COMP), programs_by_node={1: 0})
 
 
 def test_a_missing_trace_names_the_nearest(tmp_path):

@@ -1,11 +1,12 @@
 """Chakra files written and read, down to the byte."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from llmservingsim.errors import InvariantError, TraceError
-from llmservingsim.graph import CollectiveType, Graph, MemoryLocation, Node, NodeType
+from llmservingsim.errors import InvariantError
+from llmservingsim.graph import ALL_DIMENSIONS, CollectiveType, Graph, MemoryLocation, Node, NodeType
 from llmservingsim.trace.chakra import et_def_pb2 as et
 from llmservingsim.trace.chakra import read_traces, write_comm_groups, write_traces
 from llmservingsim.trace.chakra.records import frame, split
@@ -153,9 +154,9 @@ def test_our_exact_duration_is_preferred_to_the_rounded_field(tmp_path):
     assert only(read_traces(put(tmp_path, broadcast))).duration_ns == 1234
 
 
-def test_metadata_nodes_and_forward_references_are_kept(tmp_path):
+def test_metadata_nodes_do_nothing_and_forward_references_are_kept(tmp_path):
     prefix = put(tmp_path, node(NodeType.METADATA, 1, deps=[9]), node(COMP, 9))
-    assert [(n.type, n.data_deps) for n in read_traces(prefix).nodes()] == [(NodeType.METADATA, (1,)), (COMP, ())]
+    assert [(n.type, n.data_deps) for n in read_traces(prefix).nodes()] == [(NodeType.INVALID, (1,)), (COMP, ())]
 
 
 def test_ranks_follow_one_another_until_a_file_is_missing(tmp_path):
@@ -172,11 +173,89 @@ def test_own_side_of_a_message_may_be_left_out(tmp_path):
     assert only(read_traces(put(tmp_path, receive))) == Node("n1", RECV, peer=4, size_bytes=8, tag=-3)
 
 
-def test_only_the_dimensions_of_the_network_count_in_involved_dim(tmp_path):
-    prefix = put(tmp_path, collective(bool_list__involved_dim=[True, True, False]))
-    assert only(read_traces(prefix, dimensions=2)).size_bytes == 8
-    with pytest.raises(TraceError, match=r"node 1 \('n1'\).*'involved_dim' is \[True, True, False\]"):
-        read_traces(prefix, dimensions=3)
+@pytest.mark.parametrize(
+    ("flags", "mask"),
+    [
+        ([True, True, False], 0b011),
+        ([False, True], 0b010),
+        ([True] * 4, 0b1111),
+        ([], 0),
+        ([True] * 32, ALL_DIMENSIONS),
+        ([False] * 32 + [True], 0),
+    ],
+)
+def test_flags_of_dimensions_become_bits(tmp_path, flags, mask):
+    assert only(read_traces(put(tmp_path, collective(bool_list__involved_dim=flags)))).involved_dims == mask
+
+
+def test_a_collective_without_flags_involves_every_dimension(tmp_path):
+    assert only(read_traces(put(tmp_path, collective()))).involved_dims == ALL_DIMENSIONS
+
+
+def test_what_a_node_says_about_scheduling_work_and_devices_is_kept(tmp_path):
+    first = collective(int32_val__comm_priority=-7)
+    work = node(COMP, 2, int64_val__num_ops=10**12, uint64_val__tensor_size=4096)
+    load = node(NodeType.MEM_LOAD, 3, uint64_val__tensor_size=4, uint32_val__tensor_device=2)
+    assert read_traces(put(tmp_path, first, work, load)).nodes() == [
+        Node("n1", COLL, size_bytes=8, priority=-7),
+        Node("n2", COMP, size_bytes=4096, num_ops=10**12),
+        Node("n3", NodeType.MEM_LOAD, size_bytes=4, device=2),
+    ]
+
+
+def test_group_0_is_every_rank(tmp_path):
+    assert only(read_traces(put(tmp_path, collective(string_val__pg_name="0")))).group == -1
+
+
+def metadata(text):
+    message = node(NodeType.METADATA, 7)
+    message.inputs.values = text
+    return message
+
+
+def test_process_groups_of_pytorch_define_groups_behind_those_given(tmp_path):
+    default = {"pg_name": "0", "pg_desc": "default_pg", "ranks": [], "group_size": 2}
+    text = json.dumps([default, {"pg_name": "tp", "ranks": [1, 0]}, {"pg_name": 5, "ranks": [0]}])
+    uses = [collective(string_val__pg_name="tp"), node(COLL, 2, int64_val__comm_type=0, int64_val__comm_size=8)]
+    put(tmp_path, *uses, metadata(text))
+    prefix = put(tmp_path, *uses, metadata('{"pg_name": "tp", "ranks": [1, 0]}'), rank=1)
+    graph = read_traces(prefix, groups={3: [0, 1]})
+    assert graph.groups == ((0, 1), (1, 0))
+    assert graph.group.tolist() == [1, -1, -1] * 2
+
+
+@pytest.mark.parametrize("wrap", [repr, json.dumps], ids=["Python", "JSON"])
+def test_process_groups_may_stand_as_text_in_a_list(tmp_path, wrap):
+    text = wrap(['[{"pg_name": "1", "pg_desc": "Alice\'s", "ranks": [1, 0]}]', '{"pg_name": "2", "ranks": [0]}'])
+    uses = [collective(string_val__pg_name="1"), metadata(text)]
+    assert read_traces(put(tmp_path, *uses)).groups == ((1, 0),)
+
+
+def test_a_metadata_node_may_define_nothing(tmp_path):
+    assert read_traces(put(tmp_path, metadata("[]"))).groups == ()
+
+
+def test_sixty_four_small_files_take_a_few_cpu_milliseconds(tmp_path, cpu_s):
+    for rank in range(64):
+        prefix = put(tmp_path, collective(), rank=rank)
+    spent = min(cpu_s(lambda: read_traces(prefix)) for _ in range(10))
+    assert spent <= 0.005  # three times what it takes: sweeps read thousands of such files
+
+
+def test_ranks_may_call_different_groups_the_same(tmp_path):
+    for rank in (0, 1):
+        text = json.dumps({"pg_name": "1", "ranks": [rank, rank + 2]})
+        prefix = put(tmp_path, collective(string_val__pg_name="1"), metadata(text), rank=rank)
+    graph = read_traces(prefix)
+    assert graph.groups == ((0, 2), (1, 3))
+    assert [g for g in graph.group.tolist() if g >= 0] == [0, 1]
+
+
+def test_collectives_named_by_their_id_get_the_program_given(tmp_path):
+    coll = {"int64_val__comm_type": 0, "int64_val__comm_size": 8}
+    for rank in (0, 1):
+        prefix = put(tmp_path, node(COLL, 4, **coll), node(COLL, 9, **coll), node(COMP, 11), rank=rank)
+    assert read_traces(prefix, programs_by_node={9: 3}).program.tolist() == [-1, 3, -1] * 2
 
 
 def test_the_dialect_of_llmservingsim_2_has_other_numbers_and_nanoseconds(tmp_path):
@@ -193,6 +272,60 @@ def test_the_dialect_of_llmservingsim_2_has_other_numbers_and_nanoseconds(tmp_pa
         Node("n3", COLL, size_bytes=8, collective=CollectiveType.REDUCE_SCATTER, group=2, data_deps=(0,)),
     ]
     assert read_traces(prefix, dialect="llmservingsim2").group.tolist() == [-1, -1, -1]
+
+
+def test_llmservingsim_2_computes_in_memory_and_lets_the_last_attribute_win(tmp_path):
+    place = {"uint32_val__tensor_loc": 2, "uint32_val__tensor_device": 1, "uint32_val__tensor_channel": 3}
+    pim = node(4, 1, uint64_val__tensor_size=4, **place)
+    pim.duration_micros = 5
+    pim.attr.add(name="tensor_size", uint64_val=64)
+    expected = Node("n1", NodeType.PIM_COMP, duration_ns=5, size_bytes=64, device=1, channel=3)
+    assert only(read_traces(put(tmp_path, pim), dialect="llmservingsim2")) == expected
+
+
+def test_the_writer_speaks_the_dialect_of_llmservingsim_2(tmp_path):
+    nodes = [
+        Node("c", COMP, duration_ns=1499),
+        Node("p", NodeType.PIM_COMP, duration_ns=7, size_bytes=64, device=1, channel=3, ctrl_deps=(0,)),
+        Node("ar", COLL, size_bytes=64, group=0, data_deps=(1, 0), ctrl_deps=(0,)),
+    ]
+    graph = Graph.from_nodes(nodes, groups=[(0, 1)])
+    (path,) = write_traces(graph, tmp_path / "t", dialect="llmservingsim2")
+    messages = [et.Node.FromString(record[1:]) for record in split(path.read_bytes(), path)[1:]]
+    assert [int(m.type) for m in messages] == [5, 4, 8]
+    assert [m.duration_micros for m in messages] == [1499, 7, 0]
+    assert [a.name for a in messages[0].attr] == ["is_cpu_op", "num_ops"]
+    assert [(list(m.data_deps), list(m.ctrl_deps)) for m in messages] == [([], []), ([1], []), ([2, 1], [])]
+    read = read_traces(tmp_path / "t", groups={1: [0, 1]}, dialect="llmservingsim2").nodes()
+    assert read == [nodes[0], replace(nodes[1], data_deps=(0,), ctrl_deps=()), replace(nodes[2], ctrl_deps=())]
+
+
+def test_what_a_dialect_cannot_say_is_not_written(tmp_path):
+    pim = Graph.from_nodes([Node("p", NodeType.PIM_COMP)])
+    with pytest.raises(InvariantError, match="rank 0: node 'p' is a PIM_COMP, which the dialect mlcommons lacks"):
+        write_traces(pim, tmp_path / "t")
+    reduce = Graph.from_nodes([Node("ar", COLL, group=0)], groups=[(0,), (0, 1)])
+    with pytest.raises(InvariantError, match="node 'ar' is over group 0; expected 1, the last one of the rank"):
+        write_traces(reduce, tmp_path / "t", dialect="llmservingsim2")
+
+
+@pytest.mark.parametrize(
+    ("mask", "dimensions", "flags"),
+    [
+        (ALL_DIMENSIONS, 4, None),
+        (ALL_DIMENSIONS, 5, [True] * 32),
+        (0b10, 1, [False, True, False, False]),
+        (0b10, 6, [False, True] + [False] * 4),
+        (0b100001, 2, [True, False, False, False, False, True]),
+    ],
+)
+def test_flags_of_dimensions_are_written_where_astra_sim_would_not_guess_them(tmp_path, mask, dimensions, flags):
+    graph = Graph.from_nodes([Node("ar", COLL, involved_dims=mask)])
+    (path,) = write_traces(graph, tmp_path / "t", dimensions=dimensions)
+    message = et.Node.FromString(split(path.read_bytes(), path)[1][1:])
+    written = {a.name: list(a.bool_list.values) for a in message.attr}
+    assert written.get("involved_dim") == flags
+    assert only(read_traces(tmp_path / "t")).involved_dims == mask
 
 
 def test_a_rank_of_llmservingsim_2_may_have_nothing_to_do(tmp_path):

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from llmservingsim.errors import TraceError
 from llmservingsim.graph import NodeType
 from llmservingsim.trace.chakra import read_traces
 
@@ -19,34 +18,23 @@ def prefixes(folder):
     return sorted({path.with_name(path.name.removesuffix(".0.et")) for path in (CONFIGS / folder).rglob("*.0.et")})
 
 
-def outcomes(folder, dialect):
-    """Read every trace; return the graphs and, for those refused, the reasons."""
-    graphs, reasons = {}, {}
-    for prefix in prefixes(folder):
-        try:
-            graphs[prefix] = read_traces(prefix, groups=GROUPS, dialect=dialect)
-        except TraceError as error:
-            reasons[prefix] = str(error)
-    return graphs, reasons
-
-
-def test_every_trace_is_read_unless_it_leaves_out_dimensions():
-    graphs, reasons = outcomes("workload", "mlcommons")
-    assert len(graphs) > 100
-    for prefix, graph in graphs.items():
+@pytest.mark.parametrize(("folder", "dialect", "least"), [
+    ("workload", "mlcommons", 100),
+    ("workload_casys", "llmservingsim2", 20),
+])  # fmt: skip
+def test_every_trace_is_read(folder, dialect, least):
+    found = prefixes(folder)
+    assert len(found) > least
+    for prefix in found:
+        graph = read_traces(prefix, groups=GROUPS, dialect=dialect)
         assert len(graph.rank_classes) == len(list(prefix.parent.glob(f"{prefix.name}.*.et")))
-        assert len(graph) >= len(graph.rank_classes)
-    for reason in reasons.values():
-        assert "'involved_dim' is [" in reason
-        assert "False" in reason
+        assert dialect == "llmservingsim2" or len(graph) >= len(graph.rank_classes)
 
 
-def test_every_trace_of_the_llmservingsim_2_dialect_is_read_unless_a_graph_cannot_hold_it():
-    graphs, reasons = outcomes("workload_casys", "llmservingsim2")
-    assert len(graphs) > 20
-    assert any((g.type == NodeType.COMM_COLL).any() for g in graphs.values())
-    known = ("'involved_dim' is [", "is a PIM_COMP", "is on memory device")
-    assert [r for r in reasons.values() if not any(k in r for k in known)] == []
+def test_computing_in_memory_is_read_with_its_channels():
+    graph = read_traces(CONFIGS / "workload_casys/pim8_on_4ch_n1/et", dialect="llmservingsim2")
+    pim = graph.type == NodeType.PIM_COMP
+    assert sorted(graph.channel[pim].tolist()) == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
 def test_group_files_name_the_groups_of_the_traces():

@@ -98,12 +98,13 @@ class Run:
         self.spec, self.notes = load_spec(config, self.options.overrides)
         if self.options.seed is not None:
             self.spec = msgspec.structs.replace(self.spec, seed=self.options.seed)
+        base = folder_of(config)
         self.system: System = resolve(
             self.spec,
-            find_libraries(self.options.profiles, self.options.models, self.options.hardware),
+            find_libraries(self.options.profiles, self.options.models, self.options.hardware, base),
             self.options.backend,
         )
-        source = workload if workload is not None else _configured_workload(self.spec, config)
+        source = workload if workload is not None else _configured_workload(self.spec, base)
         if isinstance(source, GeneratorSpec) and self.options.seed is not None:
             source = msgspec.structs.replace(source, seed=self.options.seed)
         self.workload: Workload = _open(source, self.options.num_requests)
@@ -185,8 +186,10 @@ def load_spec(config: ConfigLike, overrides: Sequence[str] = ()) -> tuple[RunSpe
     return apply_overrides(spec, overrides), notes
 
 
-def find_libraries(profiles: Sequence[PathLike], models: Sequence[PathLike], hardware: Sequence[PathLike]) -> Libraries:
-    """Open the places where a run may look things up beside the catalogue.
+def find_libraries(
+    profiles: Sequence[PathLike], models: Sequence[PathLike], hardware: Sequence[PathLike], base: Path = Path()
+) -> Libraries:
+    """Open the places where a run may look things up beside the catalogue; ``base`` is `folder_of` its config.
 
     Raises:
         ConfigError: If a directory does not exist or a file of accelerators is wrong.
@@ -198,13 +201,18 @@ def find_libraries(profiles: Sequence[PathLike], models: Sequence[PathLike], har
         profiles=tuple(map(Path, profiles)),
         models=tuple(map(Path, models)),
         accelerators=load_accelerators(list(map(Path, hardware))) if hardware else {},
+        base=base,
     )
 
 
-def _configured_workload(spec: RunSpec, config: ConfigLike) -> Path:
+def folder_of(config: ConfigLike) -> Path:
+    """Where the relative paths of a config start: in the folder of its file, else in the working directory."""
+    return Path(config).parent if isinstance(config, str | Path) else Path()
+
+
+def _configured_workload(spec: RunSpec, base: Path) -> Path:
     if spec.workload is None:
         raise ConfigError("there is no workload: give --workload FILE, or name one as 'workload' in the config")
-    base = Path(config).parent if isinstance(config, str | Path) else Path()
     return base / spec.workload
 
 

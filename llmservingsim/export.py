@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from llmservingsim.backend import MemoryModel
+from llmservingsim.backend import MemoryModel, NetworkModel
 from llmservingsim.backend.astra_files import write_memory, write_network, write_system
 from llmservingsim.errors import ConfigError
 from llmservingsim.instance import Instance
@@ -34,7 +34,8 @@ class TraceExporter:
         iterations: Which iterations of each instance to write.
 
     Raises:
-        ConfigError: If the instances differ in size or share a ring, so that none is a system of its own.
+        ConfigError: If the instances differ in size or share a ring, so that none is a system of its own, or if
+            ASTRA-sim has no words for the network.
     """
 
     def __init__(self, directory: Path, system: System, iterations: range) -> None:
@@ -51,8 +52,9 @@ class TraceExporter:
             raise ConfigError(
                 "--emit-traces: instances that share a ring are no systems of their own; use one instance"
             )
+        network = _network_of(system.network, ranks)
         directory.mkdir(parents=True, exist_ok=True)
-        write_network(directory / "network.yml", msgspec.structs.replace(system.network, npus_count=[ranks]))
+        write_network(directory / "network.yml", network)
         write_system(directory / "system.json", system.system)
         write_memory(directory / "memory.json", MemoryModel(), ranks)
         for instance in system.instances:
@@ -85,6 +87,20 @@ class TraceExporter:
 
     def _prefix(self, instance: Instance, batch: Batch) -> Path:
         return self._directory / f"instance{instance.index}" / f"iteration_{batch.index:05d}"
+
+
+def _network_of(network: NetworkModel, ranks: int) -> NetworkModel:
+    """The network of an instance that is a system of its own."""
+    if network.fabric is not None:
+        raise ConfigError("--emit-traces: ASTRA-sim's network file has no arbitrary links; use a grid as the topology")
+    if network.npus == ranks:
+        return network
+    if len(network.topology) > 1:
+        raise ConfigError(
+            f"--emit-traces: an instance of {ranks} devices is no system of its own in a network of "
+            f"{' x '.join(map(str, network.npus_count))}; use one instance on all of it, or one dimension"
+        )
+    return msgspec.structs.replace(network, npus_count=[ranks])
 
 
 def parse_iterations(text: str) -> range:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from llmservingsim.backend import Backend, MemoryModel, NativeBackend, NetworkModel, SystemModel
-from llmservingsim.config import InstanceSpec, LatencySpec, NetworkSpec, RunSpec, ServingSpec
+from llmservingsim.config import InstanceSpec, LatencySpec, RunSpec, ServingSpec
 from llmservingsim.config.catalog import AcceleratorSpec, ModelFamily, ModelSpec, find_accelerator, find_model
 from llmservingsim.errors import CapacityError, ConfigError, located
 from llmservingsim.instance import DeviceMemory, Instance
@@ -24,6 +24,7 @@ from llmservingsim.model import (
     predict_kv_blocks,
     weight_bytes,
 )
+from llmservingsim.network import plan_network
 from llmservingsim.plugins import make_plugin
 from llmservingsim.serving import ROUTERS, SCHEDULERS, Engine, EngineConfig, Router, Scheduler, SchedulerConfig
 from llmservingsim.serving.kv import KVCacheManager
@@ -33,8 +34,6 @@ from llmservingsim.units import NS_PER_US, format_size, parse_bandwidth, parse_s
 _LARGE_DEVICE_BYTES = 70 * 2**30
 _VARIANTS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "fp8": "fp8"}
 _KV_BLOCKS_MAX = 2**24
-_LINK_GIB = 2**30
-_MEMORY_GB = 10**9
 
 BackendFactory = Callable[[NetworkModel, SystemModel, MemoryModel], Backend]
 """Makes the backend of a run; a class that is built from these three is one."""
@@ -48,11 +47,13 @@ class Libraries:
         profiles: Directories of profile bundles.
         models: Directories of model files.
         accelerators: A user's own accelerators.
+        base: Where relative paths of the run file start.
     """
 
     profiles: tuple[Path, ...] = ()
     models: tuple[Path, ...] = ()
     accelerators: Mapping[str, AcceleratorSpec] = field(default_factory=lambda: MappingProxyType({}))
+    base: Path = Path()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,22 +98,20 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
     for place in places:
         with located(place.path):
             parts.append(_Parts.gather(place.spec, libraries))
-    accelerators = [p.accelerator for p in parts]
-    network = _network(spec.network, [p.spec for p in parts], accelerators)
-    system = _system(spec.network, accelerators)
+    devices: list[list[int]] = [[] for _ in spec.nodes]
+    for place, part in zip(places, parts, strict=True):
+        devices[place.node].append(part.layout.tp)
+    plan = plan_network(spec.network, devices, [p.accelerator for p in parts], libraries.base)
     try:
-        backend = make_backend(network, system, MemoryModel())
+        backend = make_backend(plan.network, plan.system, MemoryModel())
     except ValueError as error:  # the backend's own limits
         raise ConfigError(str(error)) from error
     instances: list[Instance] = []
-    first_rank = 0
-    for place, part in zip(places, parts, strict=True):
-        ranks = range(first_rank, first_rank + part.layout.tp)
-        first_rank = ranks.stop
+    for place, part, ranks in zip(places, parts, plan.ranks, strict=True):
         with located(place.path):
             instances.append(part.instance(len(instances), place.node, ranks, libraries, backend))
     router = make_plugin("router", spec.router, ROUTERS, (), ("route",))
-    return System(tuple(instances), backend, router, network, system, sample_ns)
+    return System(tuple(instances), backend, router, plan.network, plan.system, sample_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,31 +147,6 @@ def _accelerator(spec: InstanceSpec, libraries: Libraries) -> AcceleratorSpec:
     if spec.memory_bandwidth is not None:
         stated["memory_bandwidth"] = parse_bandwidth(spec.memory_bandwidth)
     return msgspec.structs.replace(found, **stated)
-
-
-def _network(
-    spec: NetworkSpec, instances: Sequence[InstanceSpec], accelerators: Sequence[AcceleratorSpec]
-) -> NetworkModel:
-    """One dimension over all devices; what the file does not state comes from the slowest device's entry."""
-    slowest = min(accelerators, key=lambda a: a.link_bandwidth)
-    stated = spec.bandwidth is not None
-    bandwidth = parse_bandwidth(spec.bandwidth) if stated else slowest.link_bandwidth * slowest.efficiency.link
-    latency = parse_time_ns(spec.latency) if spec.latency is not None else slowest.link_latency_ns
-    return NetworkModel(
-        topology=[spec.topology],
-        npus_count=[sum(i.tensor_parallel_size for i in instances)],
-        bandwidth_gbps=[bandwidth / _LINK_GIB],
-        latency_ns=[latency],
-    )
-
-
-def _system(spec: NetworkSpec, accelerators: Sequence[AcceleratorSpec]) -> SystemModel:
-    return SystemModel(
-        preferred_dataset_splits=spec.preferred_dataset_splits,
-        active_chunks_per_dimension=spec.active_chunks_per_dimension,
-        endpoint_delay_ns=parse_time_ns(spec.endpoint_delay),
-        local_mem_bw_gbps=min(a.memory_bandwidth for a in accelerators) / _MEMORY_GB,
-    )
 
 
 class Serving(msgspec.Struct, frozen=True, kw_only=True):

@@ -38,8 +38,8 @@ def convert(value: object, kind: type[T], where: str, error: type[UserError]) ->
         wrong = _follow(value, found["path"]) if found else value
         if "expected str" in text and isinstance(wrong, int | float):
             text += '; a name of digits stands in quotes, a quantity has a unit, such as "80GiB" or "2us"'
-        if "Invalid enum value" in text:
-            choices = [str(c) for c in _choices(there)]
+        if "Invalid enum value" in text or "Invalid value" in text:  # of a literal, or of the key that says which kind
+            choices = [str(c) for c in _choices(there) or [s.__struct_config__.tag for s in _structs(there)]]
             text = f"{text}{nearest(str(wrong), choices)}; expected one of {one_of(choices)}"
         raise error(f"{where}: {text}") from None
 

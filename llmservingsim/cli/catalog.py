@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -11,12 +12,17 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from llmservingsim.backend.topologies import build_network, parse_topology
 from llmservingsim.config.catalog import (
     AcceleratorSpec,
+    ModelSpec,
+    NetworkEntry,
     catalogued_accelerators,
     catalogued_models,
+    catalogued_networks,
     find_accelerator,
     find_model,
+    find_network,
     load_accelerators,
 )
 from llmservingsim.model import kv_bytes_per_token, num_parameters
@@ -30,6 +36,7 @@ class Kind(StrEnum):
 
     HARDWARE = "hardware"
     MODELS = "models"
+    NETWORKS = "networks"
 
 
 def catalog(
@@ -39,15 +46,25 @@ def catalog(
     models: Annotated[list[Path], typer.Option(help="Directory of model files; repeatable.")] = [],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the accelerators or models that the simulator knows, or show one of them."""
+    """List the accelerators, models or networks that the simulator knows, or show one of them."""
     own = load_accelerators(hardware) if hardware else {}
     if name is not None:
-        entry = find_accelerator(name, own) if kind is Kind.HARDWARE else find_model(name, models)
+        entry = _find(kind, name, own, models)
         print(msgspec.json.format(msgspec.json.encode(entry), indent=2).decode())
     elif kind is Kind.HARDWARE:
         _list_hardware([*catalogued_accelerators().values(), *own.values()], as_json=as_json)
-    else:
+    elif kind is Kind.MODELS:
         _list_models(as_json=as_json)
+    else:
+        _list_networks(as_json=as_json)
+
+
+def _find(
+    kind: Kind, name: str, own: Mapping[str, AcceleratorSpec], models: Sequence[Path]
+) -> AcceleratorSpec | ModelSpec | NetworkEntry:
+    if kind is Kind.HARDWARE:
+        return find_accelerator(name, own)
+    return find_model(name, models) if kind is Kind.MODELS else find_network(name)
 
 
 def _list_hardware(entries: list[AcceleratorSpec], *, as_json: bool) -> None:
@@ -92,4 +109,16 @@ def _list_models(*, as_json: bool) -> None:
             format_size(kv_bytes_per_token(entry)),
             f"{entry.max_position_embeddings:,}",
         )
+    _print(table)
+
+
+def _list_networks(*, as_json: bool) -> None:
+    entries = list(catalogued_networks().values())
+    if as_json:
+        print(msgspec.json.encode(entries).decode())
+        return
+    table = Table(Column("name", no_wrap=True), "kind", "shape", "description")
+    for entry in entries:
+        shape = build_network(parse_topology(entry.topology, entry.name)).npus_count
+        table.add_row(entry.name, entry.topology["kind"], " x ".join(map(str, shape)), entry.description)
     _print(table)

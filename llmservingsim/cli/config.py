@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from llmservingsim.api import find_libraries, load_spec
+from llmservingsim.api import find_libraries, folder_of, load_spec
 from llmservingsim.cli.run import Config, Hardware, Models, Overrides, Profiles
 from llmservingsim.config import json_schema
 from llmservingsim.resolve import resolve
@@ -34,7 +34,7 @@ def check(
 ) -> None:
     """Look up everything that a run file names, and print what each instance would have."""
     spec, notes = load_spec(config, overrides)
-    system = resolve(spec, find_libraries(profiles, models, hardware))
+    system = resolve(spec, find_libraries(profiles, models, hardware, folder_of(config)))
     for instance in system.instances:
         memory = instance.memory
         tokens = memory.num_blocks * instance.engine.config.block_size

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import msgspec
 import typer
 
+from llmservingsim.backend.topologies import TOPOLOGY_KINDS
 from llmservingsim.cli.main import app
 from llmservingsim.config import (
     InstanceSpec,
@@ -28,8 +29,10 @@ from llmservingsim.config import (
 )
 from llmservingsim.config.catalog import (
     AcceleratorSpec,
+    NetworkEntry,
     catalogued_accelerators,
     catalogued_models,
+    catalogued_networks,
     find_accelerator,
     find_model,
 )
@@ -91,6 +94,11 @@ def configuration_page() -> str:
     )
     parts += [_section(struct) for struct in _RUN_SECTIONS]
     parts.append(
+        "# Topology files\n\nA file that `network.topology` names: YAML, TOML or JSON with the keys of one of these "
+        "kinds; [Topologies](../topologies.md) shows some.\n"
+    )
+    parts += [_section(struct) for struct in TOPOLOGY_KINDS]
+    parts.append(
         "# Generated workloads\n\nFrom Python a workload can be drawn from a `GeneratorSpec`; the options of "
         "[`llmservingsim workload generate`](cli.md#llmservingsim-workload-generate) are the same keys. A length is a "
         f"section with the key `distribution`: {_one_of(_tag(length) for length in _LENGTHS)}.\n"
@@ -100,8 +108,9 @@ def configuration_page() -> str:
 
 
 def _section(struct: type[msgspec.Struct]) -> str:
-    """A heading, what the docstring says, and a row per key that the struct adds to its base."""
-    inherited = set(getattr(struct.__base__, "__struct_fields__", ()))
+    """A heading, what the docstring says, and a row per key that no base with a section of its own has."""
+    base = struct.__base__ if struct.__base__ in _RUN_SECTIONS else None
+    inherited = set(base.__struct_fields__) if base is not None else set()
     hints = get_type_hints(struct, include_extras=True)
     words = _attributes(struct)
     rows = [
@@ -112,9 +121,8 @@ def _section(struct: type[msgspec.Struct]) -> str:
     lead = _lead(struct)
     tag = struct.__struct_config__.tag
     if tag is not None:
-        lead = f"`distribution: {tag}`. {lead}"
-    base = struct.__base__
-    if inherited and base is not None:
+        lead = f"`{struct.__struct_config__.tag_field}: {tag}`. {lead}"
+    if base is not None:
         lead += f"\n\nIts keys, and those of [{base.__name__}](#{base.__name__.lower()}):"
     table = _table(("key", "value", "default", "meaning"), rows) if rows else "It has no key of its own.\n"
     return f"## {struct.__name__}\n\n{lead}\n\n{table}"
@@ -281,7 +289,7 @@ def _option_default(parameter: inspect.Parameter) -> str:
 
 
 def catalog_page() -> str:
-    """Accelerators and models with their numbers and where these come from."""
+    """Accelerators, models and networks with their numbers and where these come from."""
     accelerators = list(catalogued_accelerators().values())
     parts = [_NOTICE, "# Catalogue\n"]
     parts.append(
@@ -305,7 +313,28 @@ def catalog_page() -> str:
     parts.append(
         "Which families this version simulates stands in the [README](../../README.md#limits-of-this-version).\n"
     )
-    return "\n".join(parts)
+    return "\n".join([*parts, *_networks()])
+
+
+def _networks() -> Iterator[str]:
+    """Networks with their values and where these come from."""
+    yield (
+        "## Networks\n\nWhat a run file may name under `network.topology`; bandwidths are those of one direction. "
+        "`network.options` replaces values, as in `{nodes: 16}`. [Topology files](configuration.md#topology-files) "
+        "says what the keys mean.\n"
+    )
+    for entry in catalogued_networks().values():
+        rows = [(f"`{path}`", _value_at(entry, path), source) for path, source in entry.source.items()]
+        also = f" Also known as {', '.join(entry.aliases)}." if entry.aliases else ""
+        lead = f"### {entry.name}\n\n`kind: {entry.topology['kind']}`. {entry.description}.{also}\n"
+        yield f"{lead}\n{_table(('key', 'value', 'source'), rows)}"
+
+
+def _value_at(entry: NetworkEntry, path: str) -> str:
+    value: Any = entry.topology
+    for key in path.split("."):
+        value = value[key]
+    return f"{len(value)} of them" if isinstance(value, list) and isinstance(value[0], dict) else _literal(value)
 
 
 _ACCELERATOR_COLUMNS = ("name", "memory", "bandwidth", "bf16", "fp8", "link", "link latency", "units", "TDP", "aliases")

@@ -7,7 +7,7 @@ A serving key may stand in an instance, or under ``serving`` as the default of e
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -18,6 +18,8 @@ from llmservingsim.units import parse_bandwidth, parse_size_bytes, parse_time_ns
 Count = Annotated[int, Meta(ge=1)]
 Chunks = Annotated[int, Meta(ge=1, le=2**16)]
 Share = Annotated[float, Meta(gt=0, le=1)]
+Shape = Literal["Ring", "FullyConnected", "Switch"]
+Algorithms = Literal["auto"] | tuple[str, ...]
 KvDtype = Literal["auto", "float32", "bfloat16", "float16", "fp8", "int8"]
 
 
@@ -25,20 +27,21 @@ class QuantityError(ConfigError, ValueError):
     """A quantity is wrong. It is a ValueError too, to which msgspec adds the path of the section it was reading."""
 
 
-def _check_quantities(
+def check_quantities(
     section: msgspec.Struct, parse: Callable[[object], float], *keys: str, may_be_zero: bool = False
 ) -> None:
-    """Raise for a quantity that has no unit of its kind, or is zero where that makes no sense."""
+    """Raise for a quantity, alone or in a list, that has no unit of its kind, or is zero where that makes no sense."""
     for key in keys:
-        text = getattr(section, key)
-        if text is None:
-            continue
-        try:
-            value = parse(text)
-        except ConfigError as error:
-            raise QuantityError(f"{key}: {error}") from None
-        if value <= 0 and not may_be_zero:
-            raise QuantityError(f"{key}: expected more than 0, got {text!r}")
+        stated = getattr(section, key)
+        for text in stated if isinstance(stated, tuple) else (stated,):
+            if text is None:
+                continue
+            try:
+                value = parse(text)
+            except ConfigError as error:
+                raise QuantityError(f"{key}: {error}") from None
+            if value <= 0 and not may_be_zero:
+                raise QuantityError(f"{key}: expected more than 0, got {text!r}")
 
 
 class LatencySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -122,8 +125,8 @@ class InstanceSpec(ServingSpec, frozen=True, kw_only=True, forbid_unknown_fields
     kv_memory_model: Literal["vllm", "weights_only"] = "vllm"
 
     def __post_init__(self) -> None:
-        _check_quantities(self, parse_size_bytes, "memory_size")
-        _check_quantities(self, parse_bandwidth, "memory_bandwidth")
+        check_quantities(self, parse_size_bytes, "memory_size")
+        check_quantities(self, parse_bandwidth, "memory_bandwidth")
 
 
 class MemorySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -140,9 +143,9 @@ class MemorySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     latency: str = "0ns"
 
     def __post_init__(self) -> None:
-        _check_quantities(self, parse_size_bytes, "size")
-        _check_quantities(self, parse_bandwidth, "bandwidth")
-        _check_quantities(self, parse_time_ns, "latency", may_be_zero=True)
+        check_quantities(self, parse_size_bytes, "size")
+        check_quantities(self, parse_bandwidth, "bandwidth")
+        check_quantities(self, parse_time_ns, "latency", may_be_zero=True)
 
 
 class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -158,27 +161,53 @@ class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class NetworkSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Links between the devices of all instances, one dimension; names as in ASTRA-sim.
+    """Links between the devices of all instances; names as in ASTRA-sim. `docs/topologies.md` explains the choices.
 
     Attributes:
-        topology: Shape of the network.
-        bandwidth: Of a link in one direction, as ``"450GB/s"``; by default the catalogue's.
-        latency: Of a link, as ``"1us"``; by default the catalogue's.
+        topology: ``Ring``, ``FullyConnected`` or ``Switch``, or a list of these, the innermost dimension first; the
+            name of a catalogued network; a topology file (.yaml, .toml, .json), relative to the run file; or a
+            ``package.module:Class`` of your own.
+        options: What replaces keys of a catalogued network or of a topology file, or the arguments of your own class.
+        npus_count: Devices along each dimension of a list; by default all devices of the run in one.
+        bandwidth: Of a link in one direction, as ``"450GB/s"``, one or one per dimension; by default that of the
+            slowest device's catalogue entry, times its link efficiency. Named networks and files state their own.
+        latency: Of a link, as ``"1us"``, likewise.
+        model: Whether messages wait for each other: ``unaware`` never; ``aware`` on links that carry one at a time, as
+            in ASTRA-sim; ``flow`` shares links max-min fair.
+        all_reduce, all_gather, reduce_scatter, all_to_all: An algorithm per dimension, as ``[ring, halvingDoubling]``,
+            or ``auto``.
+        collective_optimization: How an all-reduce uses several dimensions: ``localBWAware`` scatters inward and gathers
+            outward, ``baseline`` reduces everything in each.
+        measured_collectives: Files with measured times that replace those of algorithms: what NCCL tests print, or CSV;
+            relative to the run file.
         endpoint_delay: Paid by a rank for every message that it prepares.
         preferred_dataset_splits: Chunks into which a collective is cut.
         active_chunks_per_dimension: Chunks under way at once.
+        num_queues_per_dim: Queues of each dimension, over which chunks rotate.
+        scheduling_policy: Which collective's chunks go first.
     """
 
-    topology: Literal["Ring", "FullyConnected", "Switch"] = "FullyConnected"
-    bandwidth: str | None = None
-    latency: str | None = None
+    topology: str | Annotated[tuple[Shape, ...], Meta(min_length=1)] = "FullyConnected"
+    options: dict[str, Any] | None = None
+    npus_count: Annotated[tuple[Count, ...], Meta(min_length=1)] | None = None
+    bandwidth: str | tuple[str, ...] | None = None
+    latency: str | tuple[str, ...] | None = None
+    model: Literal["unaware", "aware", "flow"] = "unaware"
+    all_reduce: Algorithms = "auto"
+    all_gather: Algorithms = "auto"
+    reduce_scatter: Algorithms = "auto"
+    all_to_all: Algorithms = "auto"
+    collective_optimization: Literal["localBWAware", "baseline"] = "localBWAware"
+    measured_collectives: tuple[str, ...] = ()
     endpoint_delay: str = "10ns"
     preferred_dataset_splits: Chunks = 1
     active_chunks_per_dimension: Chunks = 1
+    num_queues_per_dim: Chunks = 1
+    scheduling_policy: Literal["LIFO", "FIFO"] = "LIFO"
 
     def __post_init__(self) -> None:
-        _check_quantities(self, parse_bandwidth, "bandwidth")
-        _check_quantities(self, parse_time_ns, "latency", "endpoint_delay", may_be_zero=True)
+        check_quantities(self, parse_bandwidth, "bandwidth")
+        check_quantities(self, parse_time_ns, "latency", "endpoint_delay", may_be_zero=True)
 
 
 class SloSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -195,7 +224,7 @@ class SloSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     e2e: str | None = None
 
     def __post_init__(self) -> None:
-        _check_quantities(self, parse_time_ns, "ttft", "tpot", "e2e")
+        check_quantities(self, parse_time_ns, "ttft", "tpot", "e2e")
 
 
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -222,4 +251,4 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     slo: SloSpec | None = None
 
     def __post_init__(self) -> None:
-        _check_quantities(self, parse_time_ns, "timeseries_interval")
+        check_quantities(self, parse_time_ns, "timeseries_interval")

@@ -115,7 +115,10 @@ def test_every_command_and_program_on_a_page_does_what_the_page_says(
                 check_printed(expected, answer.out + answer.err, f"{relative(page)}: {shlex.join(words)}")
 
 
-@pytest.mark.parametrize("page", ["docs/tutorial.md", "docs/extending.md", "docs/memory-tiers.md"])
+PAGES_WITH_PARTS = ["docs/tutorial.md", "docs/extending.md", "docs/memory-tiers.md", "docs/topologies.md"]
+
+
+@pytest.mark.parametrize("page", PAGES_WITH_PARTS)
 def test_a_part_of_your_own_fits_on_half_a_page(page: str) -> None:
     """At most 30 lines that say something."""
     parts = [b.text for b in blocks_of((REPOSITORY / page).read_text()) if b.kind == "python" and "\nclass " in b.text]

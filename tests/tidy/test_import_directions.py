@@ -40,8 +40,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"config", "serving", "workload", "instance"},
     # one run, put together
     "instance": RUN - {"report"},
+    "network": {"config", "backend"},
     "astra_sim": {"backend", "trace"},
-    "resolve": RUN | {"instance"},
+    "resolve": RUN | {"instance", "network"},
     "loop": RUN | {"instance", "resolve"},
     "export": RUN | {"instance", "resolve"},
     "api": RUN | {"instance", "resolve", "loop", "export", "astra_sim"},

@@ -2,15 +2,18 @@
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmservingsim import Run, RunOptions
+from llmservingsim.backend import NetworkModel
 from llmservingsim.backend.astra_files import read_memory, read_network, read_system
+from llmservingsim.backend.config import FabricModel
 from llmservingsim.errors import ConfigError
-from llmservingsim.export import parse_iterations
+from llmservingsim.export import TraceExporter, parse_iterations
 from llmservingsim.workload import RequestSpec
 
 REQUESTS = [RequestSpec(i, i * 3_000_000, 20, 5) for i in range(4)]
@@ -65,6 +68,37 @@ def test_the_described_system_is_one_instance_of_the_runs(
     assert (network.bandwidth_gbps, network.latency_ns) == ([100.0], [2000])
     assert read_system(tmp_path / "system.json").endpoint_delay_ns == 10
     assert read_memory(tmp_path / "memory.json") is not None
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        (NetworkModel([], [4], [], [], fabric=FabricModel([])), "ASTRA-sim's network file has no arbitrary links"),
+        (
+            NetworkModel(["Switch", "Ring"], [2, 2], [1.0] * 2, [1.0] * 2),
+            "an instance of 2 devices is no system of its own in a network of 2 x 2; use one instance on all of it",
+        ),
+    ],
+)
+def test_a_network_that_no_file_of_astra_sim_describes_is_refused(
+    clusters: Callable[..., dict[str, Any]], tmp_path: Path, network: NetworkModel, said: str
+) -> None:
+    data = clusters(1)
+    data["nodes"][0]["instances"][0]["tensor_parallel_size"] = 2
+    system = replace(Run(data, REQUESTS).system, network=network)
+    with pytest.raises(ConfigError, match=said):
+        TraceExporter(tmp_path / "t", system, range(1))
+    assert not (tmp_path / "t").exists()
+
+
+def test_an_instance_on_all_of_a_grid_is_described_by_it(
+    clusters: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    data = clusters(1)
+    data["nodes"][0]["instances"][0]["tensor_parallel_size"] = 4
+    grid = NetworkModel(["Switch", "Ring"], [2, 2], [1.0] * 2, [1.0] * 2)
+    TraceExporter(tmp_path, replace(Run(data, REQUESTS).system, network=grid), range(1))
+    assert read_network(tmp_path / "network.yml") == grid
 
 
 def test_the_table_is_written_when_the_run_ends_early(cluster: dict[str, Any], tmp_path: Path) -> None:

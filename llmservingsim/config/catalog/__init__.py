@@ -1,4 +1,4 @@
-"""What the simulator knows by name: accelerators and models, as numbers with their sources."""
+"""What the simulator knows by name: accelerators, models and networks, as numbers with their sources."""
 
 from llmservingsim.config.catalog.accelerator import (
     AcceleratorSpec,
@@ -10,16 +10,20 @@ from llmservingsim.config.catalog.accelerator import (
 from llmservingsim.config.catalog.hf_config import from_hf_config
 from llmservingsim.config.catalog.model import ModelFamily, ModelSpec
 from llmservingsim.config.catalog.models import catalogued_models, find_model
+from llmservingsim.config.catalog.network import NetworkEntry, catalogued_networks, find_network
 
 __all__ = [
     "AcceleratorSpec",
     "EfficiencySpec",
     "ModelFamily",
     "ModelSpec",
+    "NetworkEntry",
     "catalogued_accelerators",
     "catalogued_models",
+    "catalogued_networks",
     "find_accelerator",
     "find_model",
+    "find_network",
     "from_hf_config",
     "load_accelerators",
 ]

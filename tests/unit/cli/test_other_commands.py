@@ -62,7 +62,9 @@ def test_a_file_that_cannot_be_written_is_named(cli: Cli, tmp_path: Path) -> Non
     assert err == f"error: {tmp_path / 'no' / 's.json'}: No such file or directory\n"
 
 
-@pytest.mark.parametrize(("kind", "name"), [("hardware", "H100"), ("models", "meta-llama/Llama-3.1-8B")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("hardware", "H100"), ("models", "meta-llama/Llama-3.1-8B"), ("networks", "DGX-H100")]
+)
 def test_the_catalogue_lists_and_shows(cli: Cli, kind: str, name: str) -> None:
     assert name.rsplit("/", maxsplit=1)[-1] in cli("catalog", kind).out
     listed = json.loads(cli("catalog", kind, "--json").out)
@@ -153,7 +155,7 @@ def test_config_check_refuses_directories_that_are_none(cli: Cli, config: Path) 
 
 
 def test_a_piped_catalogue_is_neither_wrapped_nor_cut(cli: Cli) -> None:
-    for kind in ("hardware", "models"):
+    for kind in ("hardware", "models", "networks"):
         out = cli("catalog", kind).out
         assert "…" not in out
         rows = [line for line in out.splitlines() if line.startswith("│")]

@@ -90,7 +90,7 @@ nodes:
         (YAML.replace("H100", "H100, tp: 2"), "run.yaml", "nodes[0].instances[0]: unknown key 'tp'"),
         (YAML + "network: {bandwidth: 900GBps}\n", "run.yaml", "network: bandwidth: 'GBps' is no unit of bandwidth"),
         (YAML + "network: {bandwidth: 0GB/s}\n", "run.yaml", "network: bandwidth: expected more than 0, got '0GB/s'"),
-        (YAML + "network: {latency: 5}\n", "run.yaml", "network.latency: expected str | null, got 5"),
+        (YAML + "network: {latency: 5}\n", "run.yaml", "network.latency: expected str | array | null, got 5"),
         (
             YAML + "timeseries_interval: 2 parsecs\n",
             "run.yaml",

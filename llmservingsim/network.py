@@ -1,0 +1,223 @@
+"""The network of a run: what the file says about links and collectives, as the backend takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from llmservingsim.backend import NetworkModel, SystemModel
+from llmservingsim.backend.config import LINK_GB, MEMORY_GB
+from llmservingsim.backend.measured import read_measured
+from llmservingsim.backend.topologies import Topology, Torus, build_network, parse_topology, read_topology
+from llmservingsim.config import NetworkSpec
+from llmservingsim.config.catalog import AcceleratorSpec, catalogued_networks, find_network
+from llmservingsim.config.load import SUFFIXES
+from llmservingsim.config.spec import Shape
+from llmservingsim.errors import ConfigError, PluginError, located, nearest, one_of
+from llmservingsim.plugins import find_plugin
+from llmservingsim.units import parse_bandwidth, parse_time_ns
+
+_SHAPES = get_args(Shape)
+_COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkPlan:
+    """What the instances run on.
+
+    Attributes:
+        network: Links.
+        system: Collectives.
+        ranks: The devices of every instance, in file order.
+    """
+
+    network: NetworkModel
+    system: SystemModel
+    ranks: tuple[range, ...]
+
+
+def plan_network(
+    spec: NetworkSpec, nodes: Sequence[Sequence[int]], accelerators: Sequence[AcceleratorSpec], base: Path
+) -> NetworkPlan:
+    """Build network and system layer, and give every instance its ranks.
+
+    Args:
+        spec: The section ``network``.
+        nodes: Devices of every instance of every node.
+        accelerators: Of every instance.
+        base: Where relative paths start.
+
+    Raises:
+        ConfigError: If something is wrong, or the network has too few ranks.
+    """
+    with located("network"):
+        devices = sum(map(sum, nodes))
+        shapes = _shapes(spec)
+        if shapes is not None:
+            network, npus_per_node = _grid(spec, shapes, devices, accelerators), None
+        else:
+            topology = _named(spec, base)
+            network, npus_per_node = build_network(topology, spec.model), getattr(topology, "npus_per_node", None)
+        system = _system(spec, network, accelerators, base)
+        return NetworkPlan(network, system, _ranks(nodes, network.npus, npus_per_node))
+
+
+def _shapes(spec: NetworkSpec) -> tuple[str, ...] | None:
+    """The dimensions of a grid; None for a topology with a name of its own."""
+    if isinstance(spec.topology, tuple):
+        return spec.topology
+    return (spec.topology,) if spec.topology in _SHAPES else None
+
+
+def _grid(
+    spec: NetworkSpec, shapes: Sequence[str], devices: int, accelerators: Sequence[AcceleratorSpec]
+) -> NetworkModel:
+    """A dimension per shape; what the file does not state of one dimension comes from the slowest device's entry."""
+    if spec.options is not None:
+        raise ConfigError("options: a grid has none; expected bandwidth, latency and npus_count")
+    many = len(shapes) > 1
+    for key in ("npus_count", "bandwidth", "latency") if many else ():
+        if getattr(spec, key) is None:
+            raise ConfigError(f"{key}: missing; a network of {len(shapes)} dimensions has to state it")
+    slowest = min(accelerators, key=lambda a: a.link_bandwidth)
+    bandwidths = [parse_bandwidth(b) for b in _each("bandwidth", spec.bandwidth, len(shapes))]
+    latencies = [parse_time_ns(n) for n in _each("latency", spec.latency, len(shapes))]
+    counts = spec.npus_count or (devices,)
+    if len(counts) != len(shapes):
+        raise ConfigError(f"npus_count: expected one per dimension, {len(shapes)}, got {list(counts)}")
+    return NetworkModel(
+        topology=list(shapes),
+        npus_count=list(counts),
+        bandwidth_gbps=[b / LINK_GB for b in bandwidths or [slowest.link_bandwidth * slowest.efficiency.link]],
+        latency_ns=list(latencies or [slowest.link_latency_ns]),
+        model=spec.model,
+    )
+
+
+def _each(key: str, stated: str | tuple[str, ...] | None, dimensions: int) -> tuple[str, ...]:
+    """One value per dimension; a single one holds for all, none is none."""
+    if stated is None:
+        return ()
+    values = stated if isinstance(stated, tuple) else (stated,) * dimensions
+    if len(values) != dimensions:
+        raise ConfigError(f"{key}: expected one value, or one per dimension, {dimensions}, got {list(values)}")
+    return values
+
+
+def _named(spec: NetworkSpec, base: Path) -> Topology | Torus:
+    """A topology from the catalogue, a file or the user's own class."""
+    name = str(spec.topology)
+    for key in ("npus_count", "bandwidth", "latency"):
+        if getattr(spec, key) is not None:
+            raise ConfigError(f"{key}: the topology {name!r} states its own; expected its keys under 'options'")
+    options = spec.options or {}
+    if ":" in name:
+        return _own(name, options)
+    if Path(name).suffix in SUFFIXES:
+        return read_topology(base / name, options)
+    known = catalogued_networks()
+    try:
+        entry = find_network(name)
+    except ConfigError:
+        raise ConfigError(
+            f"topology: {name!r} is unknown{nearest(name, [*_SHAPES, *known])}; expected {one_of(_SHAPES)}, a list of "
+            f"these, one of {one_of(known, 24)}, a file that ends in {one_of(SUFFIXES)}, or your own class as "
+            "'package.module:Class'"
+        ) from None
+    return parse_topology(entry.topology, entry.name, options)
+
+
+def _own(name: str, options: Mapping[str, Any]) -> Topology:
+    make = find_plugin("topology", name, {})
+    try:
+        made = make(**options)
+    except TypeError as error:
+        raise PluginError(f"topology: {name!r} cannot be built from options {dict(options)}: {error}") from error
+    for member in ("npus_count", "links"):
+        if not hasattr(made, member):
+            raise PluginError(f"topology: {name!r} has no {member!r}; expected npus_count and links")
+    own: Topology = made
+    return own
+
+
+def _system(
+    spec: NetworkSpec, network: NetworkModel, accelerators: Sequence[AcceleratorSpec], base: Path
+) -> SystemModel:
+    algorithms: dict[str, Any] = {name: _algorithms(spec, network, name) for name in _COLLECTIVES}
+    return SystemModel(
+        preferred_dataset_splits=spec.preferred_dataset_splits,
+        active_chunks_per_dimension=spec.active_chunks_per_dimension,
+        num_queues_per_dim=spec.num_queues_per_dim,
+        scheduling_policy=spec.scheduling_policy,
+        collective_optimization=spec.collective_optimization,
+        endpoint_delay_ns=parse_time_ns(spec.endpoint_delay),
+        local_mem_bw_gbps=min(a.memory_bandwidth for a in accelerators) / MEMORY_GB,
+        measured=read_measured(base / path for path in spec.measured_collectives),
+        **algorithms,
+    )
+
+
+def _algorithms(spec: NetworkSpec, network: NetworkModel, collective: str) -> list[str]:
+    stated = getattr(spec, collective)
+    if stated == "auto":
+        return auto_algorithms(network, collective)
+    if stated and len(stated) != len(network.npus_count):
+        raise ConfigError(
+            f"{collective}: expected an algorithm per dimension, {len(network.npus_count)}, or none at all, "
+            f"got {list(stated)}"
+        )
+    return list(stated)
+
+
+def auto_algorithms(network: NetworkModel, collective: str) -> list[str]:
+    """Choose an algorithm per dimension where the file says ``auto``.
+
+    - A grid of one dimension: ``ring`` for everything, as in the files of LLMServingSim and most of ASTRA-sim's.
+    - A ``Ring`` dimension: ``ring``, whose messages cross one link each.
+    - All-to-all elsewhere: ``direct``, because every message then crosses the network once, while a ring passes it on
+      through half of the ranks.
+    - The innermost dimension elsewhere: ``ring``. It moves the fewest bytes that any algorithm can, and hops inside a
+      node are short.
+    - Outer dimensions elsewhere, if they are a power of two: ``halvingDoubling``. It moves as few bytes in log2(n)
+      instead of n - 1 hops, and the farther a hop, the less it carries, which is what an oversubscribed spine needs.
+      Other sizes: ``ring``.
+
+    Args:
+        network: Its logical shape, and the shapes of a grid's dimensions.
+        collective: ``all_reduce``, ``all_gather``, ``reduce_scatter`` or ``all_to_all``.
+    """
+    if network.fabric is None and len(network.topology) == 1:
+        return ["ring"]
+    shapes = network.topology or ["Switch"] * len(network.npus_count)
+    chosen = []
+    for dimension, (shape, ranks) in enumerate(zip(shapes, network.npus_count, strict=True)):
+        if shape == "Ring":
+            chosen.append("ring")
+        elif collective == "all_to_all":
+            chosen.append("direct")
+        else:
+            chosen.append("halvingDoubling" if dimension and ranks.bit_count() == 1 else "ring")
+    return chosen
+
+
+def _ranks(nodes: Sequence[Sequence[int]], npus: int, npus_per_node: int | None) -> tuple[range, ...]:
+    """Ranks in file order; where the network has servers, those of ``nodes[i]`` are on server i."""
+    size = npus_per_node or npus
+    found = []
+    first = 0
+    for number, instances in enumerate(nodes):
+        if npus_per_node:
+            first = number * npus_per_node
+            if sum(instances) > size or first >= npus:
+                raise ConfigError(
+                    f"topology: nodes[{number}] uses {sum(instances)} devices; expected at most {npus // size} nodes "
+                    f"of at most {size} devices each, which is what the topology has"
+                )
+        for devices in instances:
+            found.append(range(first, first + devices))
+            first += devices
+    if first > npus:
+        raise ConfigError(f"topology: it has {npus} ranks, but the instances use {first}; expected at least as many")
+    return tuple(found)

@@ -1,9 +1,18 @@
 """The native backend: times execution graphs the way ASTRA-sim does."""
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from llmservingsim.graph import Graph
+
+class Fabric:
+    endpoints: int
+    switches: int
+    def __init__(self) -> None: ...
+    def set_links(self, links: Sequence[tuple[int, int, float, float]]) -> None: ...
+    def set_route(self, route: Callable[[int, int], Sequence[int]]) -> None: ...
 
 class NetworkConfig:
     topology: list[str]
@@ -11,6 +20,7 @@ class NetworkConfig:
     bandwidth: list[float]
     latency_ns: list[float]
     model: str
+    fabric: Fabric
     parity: bool
     def __init__(self) -> None: ...
 
@@ -63,3 +73,6 @@ class Simulation:
     def ranks(self, ticket: int) -> NDArray[np.int32]: ...
     def rank_finish_ns(self, ticket: int) -> NDArray[np.int64]: ...
     def rank_compute_ns(self, ticket: int) -> NDArray[np.int64]: ...
+    def link_ends(self) -> list[tuple[int, int]]: ...
+    def link_bytes(self) -> NDArray[np.int64]: ...
+    def link_busy_ns(self) -> NDArray[np.int64]: ...

@@ -24,6 +24,7 @@ class Slots {
   void give_back(std::uint32_t index) { free_.push_back(index); }
 
   T& operator[](std::uint32_t index) { return items_[index]; }
+  const T& operator[](std::uint32_t index) const { return items_[index]; }
 
   void clear() {
     items_.clear();

@@ -35,7 +35,7 @@ struct NetworkConfig {
   // unaware: messages never wait for each other. aware: links carry one message at a time, store and forward, as
   // ASTRA-sim's. flow: messages on a link share it, max-min fair.
   std::string model = "unaware";
-  Fabric fabric;
+  Fabric fabric = {};
   bool parity = false;  // keep ASTRA-sim's oddities
 };
 

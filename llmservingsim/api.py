@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from llmservingsim.astra_sim import AstraSimBackend
+from llmservingsim.backend import NativeBackend
 from llmservingsim.config import RunSpec, apply_overrides, load_run
 from llmservingsim.config.catalog import load_accelerators
 from llmservingsim.config.peer import import_peer_file, is_peer_file
@@ -19,7 +21,7 @@ from llmservingsim.errors import ConfigError
 from llmservingsim.export import TraceExporter
 from llmservingsim.loop import serve
 from llmservingsim.report import Provenance, Recorder, SimulationResult, summarise
-from llmservingsim.resolve import Libraries, System, resolve
+from llmservingsim.resolve import BackendFactory, Libraries, System, resolve
 from llmservingsim.strict import convert
 from llmservingsim.workload import (
     GeneratorSpec,
@@ -49,6 +51,7 @@ class RunOptions:
         num_requests: Serve no more than so many.
         emit_traces: Directory for Chakra traces.
         emit_iterations: Which iterations to export.
+        backend: Makes what times graphs from a network, a system layer and memories.
         on_progress: Called with the recorder now and then.
     """
 
@@ -60,6 +63,7 @@ class RunOptions:
     num_requests: int | None = None
     emit_traces: PathLike | None = None
     emit_iterations: range = range(10)
+    backend: BackendFactory = NativeBackend
     on_progress: Callable[[Run], None] | None = None
 
     def __post_init__(self) -> None:
@@ -95,7 +99,9 @@ class Run:
         if self.options.seed is not None:
             self.spec = msgspec.structs.replace(self.spec, seed=self.options.seed)
         self.system: System = resolve(
-            self.spec, find_libraries(self.options.profiles, self.options.models, self.options.hardware)
+            self.spec,
+            find_libraries(self.options.profiles, self.options.models, self.options.hardware),
+            self.options.backend,
         )
         source = workload if workload is not None else _configured_workload(self.spec, config)
         if isinstance(source, GeneratorSpec) and self.options.seed is not None:
@@ -128,12 +134,14 @@ class Run:
     def result(self) -> SimulationResult:
         """Return what is known now."""
         wall_s = time.perf_counter() - self._started_s
+        backend = self.system.backend
+        told = backend.notes() if isinstance(backend, AstraSimBackend) else []
         provenance = Provenance(
             version=_version(),
             seed=self.spec.seed,
             config_hash=hashlib.sha256(msgspec.json.encode(self.spec)).hexdigest(),
             workload=self._workload_name,
-            notes=tuple(self.notes),
+            notes=(*self.notes, *told),
         )
         summary = summarise(self.recorder, self.system.instances, self.spec.slo, provenance, wall_s)
         requests = sorted(self.recorder.records, key=lambda record: record.request_id)

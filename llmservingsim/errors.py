@@ -10,7 +10,8 @@
     |   |-- ProfileError          a profile bundle or another latency table
     |   |-- CapacityError         the model does not fit the memory it was given
     |   |-- TraceError            a Chakra execution trace, or a network or system file that goes with it
-    |   `-- PluginError           a name that is no built-in, entry point or dotted path
+    |   |-- PluginError           a name that is no built-in, entry point or dotted path
+    |   `-- AstraSimError         a stock ASTRA-sim that was to be run is missing, failed or did not answer
     `-- SimulationError           the run cannot go on; exit code 1
         |-- DeadlockError         nothing runs, nothing will arrive, and somebody still waits
         `-- InvariantError        a law of the simulator is broken: a bug, please report it
@@ -64,6 +65,10 @@ class TraceError(UserError):
 
 class PluginError(UserError):
     """A name is neither a built-in, nor an entry point, nor a dotted path to a class."""
+
+
+class AstraSimError(UserError):
+    """A stock ASTRA-sim that was to be run is missing, failed or did not answer."""
 
 
 class SimulationError(LLMServingSimError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from llmservingsim.backend import Backend, NativeBackend, NetworkModel, SystemModel
+from llmservingsim.backend import Backend, MemoryModel, NativeBackend, NetworkModel, SystemModel
 from llmservingsim.config import InstanceSpec, LatencySpec, NetworkSpec, RunSpec, ServingSpec
 from llmservingsim.config.catalog import AcceleratorSpec, ModelFamily, ModelSpec, find_accelerator, find_model
 from llmservingsim.errors import CapacityError, ConfigError, located
@@ -35,6 +35,9 @@ _VARIANTS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "fp8": "f
 _KV_BLOCKS_MAX = 2**24
 _LINK_GIB = 2**30
 _MEMORY_GB = 10**9
+
+BackendFactory = Callable[[NetworkModel, SystemModel, MemoryModel], Backend]
+"""Makes the backend of a run; a class that is built from these three is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,13 @@ class System:
     sample_ns: int
 
 
-def resolve(spec: RunSpec, libraries: Libraries) -> System:
+def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = NativeBackend) -> System:
     """Build the run that ``spec`` describes.
+
+    Args:
+        spec: What the user wrote.
+        libraries: Where it looks things up.
+        make_backend: Makes the backend; one that raises ValueError refuses the configuration.
 
     Raises:
         UserError: If anything that it names is missing, contradictory, too large or not simulated.
@@ -93,7 +101,7 @@ def resolve(spec: RunSpec, libraries: Libraries) -> System:
     network = _network(spec.network, [p.spec for p in parts], accelerators)
     system = _system(spec.network, accelerators)
     try:
-        backend = NativeBackend(network, system)
+        backend = make_backend(network, system, MemoryModel())
     except ValueError as error:  # the backend's own limits
         raise ConfigError(str(error)) from error
     instances: list[Instance] = []

@@ -94,6 +94,46 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return call
 
 
+STAND_IN = """#!{python}
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {repository!r})
+from llmservingsim.backend.astra import run_traces
+from llmservingsim.backend.astra_files import read_groups, read_memory, read_network, read_system
+from llmservingsim.trace.chakra import read_traces
+
+options = dict(argument.removeprefix("--").split("=", 1) for argument in sys.argv[1:])
+file = lambda name: Path(options[name + "-configuration"])
+Path(options["logging-folder"]).mkdir()
+network, groups = read_network(file("network")), read_groups(file("comm-group"))
+if min(network.npus_count) < 2:
+    sys.exit("npus_count must be larger than 1")
+graph = read_traces(file("workload"), ranks=network.npus, groups=groups, dimensions=1, exact_durations=False)
+results = run_traces(graph, network, read_system(file("system")), read_memory(file("remote-memory")))
+{behaviour}
+for rank, finish, exposed in results:
+    line = f"sys[{{rank}}] finished, {{finish}} cycles, exposed communication {{exposed}} cycles."
+    print("[2026-03-01 12:00:00.000] [workload] [info]", line)
+    print("[2026-03-01 12:00:00.000] [statistics] [info]", f"sys[{{rank}}], Wall time: {{finish}}")
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path) -> Callable[..., Path]:
+    """Writes an executable that stands in for an ASTRA-sim: it reads what a stock one reads and answers in its format.
+
+    It answers as our own backend does, unless a ``behaviour``, Python that sees ``results``, changes that.
+    """
+
+    def write(behaviour: str = "") -> Path:
+        path = tmp_path / "AstraSim_Stand_In"
+        path.write_text(STAND_IN.format(python=sys.executable, repository=str(REPOSITORY), behaviour=behaviour))
+        path.chmod(0o755)
+        return path
+
+    return write
+
+
 @pytest.fixture(scope="session")
 def cpu_s() -> Callable[[Callable[[], object]], float]:
     """Measures the CPU seconds of a call."""

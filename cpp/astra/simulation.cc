@@ -12,6 +12,7 @@ namespace astra {
 Simulation::Simulation(const NetworkConfig& network, const SystemConfig& system, const MemoryConfig& memory) {
   services_.network = make_network(network, services_.events);
   services_.collectives = std::make_unique<CollectiveLibrary>(system, *services_.network);
+  services_.symmetric = std::make_unique<SymmetricTimer>(*services_.collectives);
   const std::int64_t npus = services_.network->npus();
   const std::tuple<MemoryLocation, const MemoryLevel&, const char*> levels[] = {
       {MemoryLocation::kLocal, memory.local, "local"},
@@ -245,6 +246,10 @@ std::vector<Rank> Simulation::ranks(Ticket ticket) const { return completed(tick
 std::vector<Time> Simulation::rank_finish(Ticket ticket) const { return completed(ticket).rank_finish(); }
 
 std::vector<Time> Simulation::rank_compute(Ticket ticket) const { return completed(ticket).rank_compute(); }
+
+std::vector<Time> Simulation::node_starts(Ticket ticket) const { return completed(ticket).node_starts(); }
+
+std::vector<Time> Simulation::node_ends(Ticket ticket) const { return completed(ticket).node_ends(); }
 
 void Simulation::raise_deadlock() const {
   std::vector<Ticket> tickets;

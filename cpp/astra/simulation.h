@@ -39,6 +39,9 @@ class Simulation final : public EventTarget {
   std::vector<Rank> ranks(Ticket ticket) const;
   std::vector<Time> rank_finish(Ticket ticket) const;
   std::vector<Time> rank_compute(Ticket ticket) const;
+  // When each node began and ended in the last step of a completed ticket, see Submission.
+  std::vector<Time> node_starts(Ticket ticket) const;
+  std::vector<Time> node_ends(Ticket ticket) const;
 
   void fire(std::uint32_t code, std::uint64_t arg) override;
 

@@ -144,7 +144,13 @@ void bind_simulation(nb::module_& module) {
       .def(
           "link_busy_ns",
           [](Guarded& self) { return per_link<astra::Time>(self, [](const auto& use) { return use.busy_ns; }); },
-          "For how long each of `link_ends` carried something so far; empty likewise.");
+          "For how long each of `link_ends` carried something so far; empty likewise.")
+      .def(
+          "node_starts_ns", [](Guarded& self, Ticket ticket) { return to_numpy(self.idle().node_starts(ticket)); },
+          nb::arg("ticket"), "When each node began in the last step of a completed ticket; -1: never.")
+      .def(
+          "node_ends_ns", [](Guarded& self, Ticket ticket) { return to_numpy(self.idle().node_ends(ticket)); },
+          nb::arg("ticket"), "When each node ended in the last step of a completed ticket; -1: never.");
 }
 
 }  // namespace bindings

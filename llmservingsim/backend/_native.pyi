@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from llmservingsim.backend.steps import Step
 from llmservingsim.graph import Graph
 
 class Fabric:
@@ -27,16 +28,30 @@ class NetworkConfig:
 class SystemConfig:
     preferred_dataset_splits: int
     active_chunks_per_dimension: int
+    num_queues_per_dim: int
     scheduling_policy: str
+    collective_optimization: str
     endpoint_delay_ns: int
     local_mem_bandwidth: float
+    peak_perf: float
+    roofline_enabled: bool
+    replay_only: bool
+    rendezvous: bool
+    local_reduction_delay_ns: int
     zero_duration_ns: int
     parity: bool
+    dialect: str
+    record_nodes: bool
     all_reduce: list[str]
     all_gather: list[str]
     reduce_scatter: list[str]
     all_to_all: list[str]
     def __init__(self) -> None: ...
+    def set_shared_bus(self, L: int, o: int, g: int, G: float, /) -> None: ...
+    def add_author(self, name: str, steps: Callable[[int, int, int, int], Sequence[Step]], /) -> None: ...
+    def set_programs(self, sets: Sequence[Sequence[Sequence[Step]]], /) -> None: ...
+    def set_custom(self, collective: int, set: int, /) -> None: ...
+    def add_measured(self, collective: int, ranks: int, sizes: list[int], times: list[int], /) -> None: ...
 
 class MemoryLevel:
     type: str
@@ -73,6 +88,8 @@ class Simulation:
     def ranks(self, ticket: int) -> NDArray[np.int32]: ...
     def rank_finish_ns(self, ticket: int) -> NDArray[np.int64]: ...
     def rank_compute_ns(self, ticket: int) -> NDArray[np.int64]: ...
+    def node_starts_ns(self, ticket: int) -> NDArray[np.int64]: ...
+    def node_ends_ns(self, ticket: int) -> NDArray[np.int64]: ...
     def link_ends(self) -> list[tuple[int, int]]: ...
     def link_bytes(self) -> NDArray[np.int64]: ...
     def link_busy_ns(self) -> NDArray[np.int64]: ...

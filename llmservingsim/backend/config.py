@@ -23,6 +23,9 @@ LINK_GB = 2**30
 MEMORY_GB = 10**9
 """Bytes in one GB of memory bandwidth: ASTRA-sim counts 10^9."""
 
+TERA = 10**12
+"""Operations in one TFLOP."""
+
 
 class LinkModel(msgspec.Struct, frozen=True, array_like=True):
     """One direction of a cable of a `FabricModel`.

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from llmservingsim.backend import _native
+from llmservingsim.backend.collectives import COLLECTIVES, author
 from llmservingsim.backend.config import (
     MEMORY_GB,
+    TERA,
     FabricModel,
     MemoryLevelModel,
     MemoryModel,
@@ -62,19 +66,43 @@ def _fill_fabric(fabric: _native.Fabric, model: FabricModel) -> None:
         fabric.set_route(model.route)
 
 
+_PLAIN_FIELDS = (
+    "preferred_dataset_splits",
+    "active_chunks_per_dimension",
+    "num_queues_per_dim",
+    "scheduling_policy",
+    "collective_optimization",
+    "endpoint_delay_ns",
+    "roofline_enabled",
+    "replay_only",
+    "rendezvous",
+    "local_reduction_delay_ns",
+    "zero_duration_ns",
+    "parity",
+    "dialect",
+    "record_nodes",
+    "all_reduce",
+    "all_gather",
+    "reduce_scatter",
+    "all_to_all",
+)
+
+
 def _system(model: SystemModel) -> _native.SystemConfig:
     config = _native.SystemConfig()
-    config.preferred_dataset_splits = model.preferred_dataset_splits
-    config.active_chunks_per_dimension = model.active_chunks_per_dimension
-    config.scheduling_policy = model.scheduling_policy
-    config.endpoint_delay_ns = model.endpoint_delay_ns
+    for name in _PLAIN_FIELDS:
+        setattr(config, name, getattr(model, name))
     config.local_mem_bandwidth = model.local_mem_bw_gbps * MEMORY_GB
-    config.zero_duration_ns = model.zero_duration_ns
-    config.parity = model.parity
-    config.all_reduce = model.all_reduce
-    config.all_gather = model.all_gather
-    config.reduce_scatter = model.reduce_scatter
-    config.all_to_all = model.all_to_all
+    config.peak_perf = model.peak_perf_tflops * TERA
+    if model.shared_bus is not None:
+        config.set_shared_bus(*msgspec.structs.astuple(model.shared_bus))
+    for name in {n for c in COLLECTIVES for n in getattr(model, c) if ":" in n}:
+        config.add_author(name, author(name))
+    config.set_programs(model.programs)
+    for collective, programs in model.custom.items():
+        config.set_custom(COLLECTIVES[collective], programs)
+    for table in model.measured:
+        config.add_measured(COLLECTIVES[table.collective], table.ranks, table.size_bytes, table.time_ns)
     return config
 
 

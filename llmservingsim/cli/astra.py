@@ -29,17 +29,27 @@ def astra(
     groups: Annotated[str, typer.Option("--comm-group-configuration", help="Communicator groups, JSON.")] = "empty",
     congestion: Annotated[Congestion, typer.Option(help="Network model.")] = Congestion.UNAWARE,
     injection_scale: Annotated[float, typer.Option(min=0, help="Multiplies the endpoint delay.")] = 1.0,
+    whole_microseconds: Annotated[
+        bool,
+        typer.Option("--whole-microseconds", help="Ignore exact durations, which a stock ASTRA-sim does not read."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Run Chakra execution traces from disk as ASTRA-sim's analytical simulator does.
 
-    Prints one line per rank, in the order in which they finish.
+    Prints one line per rank, in the order in which they finish. `llmservingsim astra --option ...` means the same.
     """
     if congestion is Congestion.AWARE:
         raise TraceError("--congestion aware: the congestion-aware network is not simulated yet; expected unaware")
     network_model = read_network(network)
     communicators = None if "empty" in groups else read_groups(Path(groups))
-    graph = read_traces(workload, ranks=network_model.npus, groups=communicators, dimensions=1)
+    graph = read_traces(
+        workload,
+        ranks=network_model.npus,
+        groups=communicators,
+        dimensions=1,
+        exact_durations=not whole_microseconds,
+    )
     results = run_traces(graph, network_model, read_system(system, injection_scale), read_memory(memory))
     _print(sorted(results, key=lambda r: (r.finish_ns, r.rank)), as_json=as_json)
 

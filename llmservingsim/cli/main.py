@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from llmservingsim.cli import astra, catalog, config, run, workload
+from llmservingsim.cli import astra_group, catalog, config, run, workload
 from llmservingsim.errors import LLMServingSimError
 
 app = typer.Typer(
@@ -18,8 +18,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("run")(run.run)
-app.command("astra")(astra.astra)
 app.command("catalog")(catalog.catalog)
+app.add_typer(astra_group.app, name="astra")
 app.add_typer(config.app, name="config")
 app.add_typer(workload.app, name="workload")
 

@@ -237,6 +237,8 @@ def _command(name: str, callback: Callable[..., Any]) -> str:
     hints = get_type_hints(callback, include_extras=True)
     usage, rows = [f"llmservingsim {name.partition(' ')[2]}"], []
     for parameter in inspect.signature(callback).parameters.values():
+        if hints[parameter.name] is typer.Context:
+            continue
         kind, info = get_args(hints[parameter.name])[:2]
         is_required = parameter.default is inspect.Parameter.empty
         if isinstance(info, typer.models.ArgumentInfo):

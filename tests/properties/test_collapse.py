@@ -71,15 +71,26 @@ def pipelines(draw: st.DrawFn) -> tuple[Graph, int]:
     return Graph.from_nodes([*first, *second], classes, classes), 2 * members
 
 
-systems = st.builds(
-    SystemModel,
-    preferred_dataset_splits=st.integers(1, 5),
-    active_chunks_per_dimension=st.integers(1, 3),
-    scheduling_policy=st.sampled_from(["LIFO", "FIFO"]),
-    endpoint_delay_ns=st.integers(0, 50),
-    local_mem_bw_gbps=st.sampled_from([0.0, 13.0, 1600.0]),
-    parity=st.just(value=False),
-)
+ALGORITHMS = ["ring", "direct", "direct1", "direct2", "halvingDoubling", "doubleBinaryTree"]
+
+
+@st.composite
+def systems(draw: st.DrawFn, members: int) -> SystemModel:
+    names = ALGORITHMS if members in (1, 2, 4) else ALGORITHMS[:4]
+    reducing = st.sampled_from([[n] for n in names])
+    scattering = st.sampled_from([[n] for n in names if n != "doubleBinaryTree"])
+    return SystemModel(
+        preferred_dataset_splits=draw(st.integers(1, 5)),
+        active_chunks_per_dimension=draw(st.integers(1, 3)),
+        scheduling_policy=draw(st.sampled_from(["LIFO", "FIFO"])),
+        collective_optimization=draw(st.sampled_from(["baseline", "localBWAware"])),
+        endpoint_delay_ns=draw(st.integers(0, 50)),
+        local_mem_bw_gbps=draw(st.sampled_from([0.0, 13.0, 1600.0])),
+        all_reduce=draw(reducing),
+        all_gather=draw(scattering),
+        reduce_scatter=draw(scattering),
+        all_to_all=draw(st.sampled_from([["ring"], ["direct"], ["direct2"]])),
+    )
 
 
 def finish(graph: Graph, network: NetworkModel, system: SystemModel) -> tuple[list[int], list[int]]:
@@ -89,10 +100,38 @@ def finish(graph: Graph, network: NetworkModel, system: SystemModel) -> tuple[li
     return backend.rank_finish_ns(ticket).tolist(), backend.rank_compute_ns(ticket).tolist()
 
 
-@pytest.mark.parametrize("topology", ["Ring", "FullyConnected", "Switch"])
-@given(pipeline=pipelines(), system=systems)
+def networks(members: int) -> list[NetworkModel]:
+    """One and two dimensions of two stages of ``members`` ranks."""
+    flat = [NetworkModel([t], [2 * members], [50.0], [500.0]) for t in ("Ring", "FullyConnected", "Switch")]
+    return [*flat, NetworkModel(["Ring", "Switch"], [members, 2], [200.0, 50.0], [99.5, 500.0])]
+
+
+@pytest.mark.parametrize("choice", range(4), ids=["ring", "full", "switch", "ring and switch"])
+@given(data=st.data())
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_a_class_times_like_its_ranks(topology: str, pipeline: tuple[Graph, int], system: SystemModel) -> None:
-    graph, ranks = pipeline
-    network = NetworkModel([topology], [ranks], [50.0], [500.0])
+def test_a_class_times_like_its_ranks(choice: int, data: st.DataObject) -> None:
+    graph, ranks = data.draw(pipelines())
+    system = data.draw(systems(ranks // 2))
+    network = networks(ranks // 2)[choice]
+    assert finish(graph, network, system) == finish(expand(graph), network, system)
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_a_collective_over_several_dimensions_times_like_its_ranks(data: st.DataObject) -> None:
+    shape = data.draw(st.lists(st.sampled_from([1, 2, 4]), min_size=2, max_size=3))
+    topology = [data.draw(st.sampled_from(["Ring", "FullyConnected", "Switch"])) for _ in shape]
+    network = NetworkModel(topology, shape, [200.0, 50.0, 12.5][: len(shape)], [99.5, 500.0, 1000.0][: len(shape)])
+    system = data.draw(systems(4))
+    ranks = tuple(range(network.npus))
+    nodes = [
+        Node(
+            "coll",
+            NodeType.COMM_COLL,
+            size_bytes=data.draw(SIZES),
+            collective=data.draw(st.sampled_from(KINDS)),
+            involved_dims=data.draw(st.integers(0, 7)),
+        )
+    ]
+    graph = Graph.from_nodes(nodes, [ranks])
     assert finish(graph, network, system) == finish(expand(graph), network, system)

@@ -39,16 +39,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"config", "serving", "workload", "instance"},
     # one run, put together
     "instance": RUN - {"report"},
+    "astra_sim": {"backend", "trace"},
     "resolve": RUN | {"instance"},
     "loop": RUN | {"instance", "resolve"},
     "export": RUN | {"instance", "resolve"},
-    "api": RUN | {"instance", "resolve", "loop", "export"},
+    "api": RUN | {"instance", "resolve", "loop", "export", "astra_sim"},
     "": {"api", "report"},  # the package's face, `llmservingsim/__init__.py`
     # what uses runs
     "sweep": RUN | {"api", "resolve", ""},
     "bench": RUN | {"api", "resolve", ""},
     "profiler": {"config", "model"},
-    "cli": RUN | {"api", "resolve", "export", "sweep", "bench", "profiler", ""},
+    "cli": RUN | {"api", "resolve", "export", "astra_sim", "sweep", "bench", "profiler", ""},
 }
 
 PRINTING_PACKAGES = {"rich", "typer"}

@@ -1,27 +1,53 @@
 #include "astra/collective/engine.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "astra/base/errors.h"
 
 namespace astra {
 namespace {
 
-constexpr std::uint64_t kCollectiveTags = std::uint64_t{1} << 63;  // apart from the tags of sends and receives
-constexpr std::uint32_t kStreamBits = 32;
+// Tags of collectives, apart from those of sends and receives: a mark, a step's own, the communicator, the stream.
+constexpr std::uint64_t kCollectiveTags = std::uint64_t{1} << 63;
+constexpr std::uint32_t kStepShift = 46;
+constexpr std::uint32_t kCommunicatorShift = 28;
+constexpr std::uint64_t kStreams = std::uint64_t{1} << kCommunicatorShift;
+constexpr std::uint32_t kIndexBits = 32;
+
+std::uint64_t argument(std::uint32_t stream, std::uint64_t number) { return number << kIndexBits | stream; }
 
 }  // namespace
 
-CollectiveEngine::CollectiveEngine(EventQueue& events, Mailbox& mailbox, const CollectiveLibrary& library)
-    : events_(events), mailbox_(mailbox), library_(library) {}
+CollectiveEngine::CollectiveEngine(EventQueue& events, Messenger& messenger, const CollectiveLibrary& library)
+    : events_(events),
+      messenger_(messenger),
+      library_(library),
+      queues_per_dimension_(library.config().num_queues_per_dim),
+      started_per_queue_((library.config().active_chunks_per_dimension + queues_per_dimension_ - 1) /
+                         queues_per_dimension_) {}
 
 void CollectiveEngine::reset(std::size_t lanes) {
   lanes_.resize(lanes);
+  const std::size_t dimensions = library_.dimensions();
   for (LaneState& lane : lanes_) {
-    lane.queue.clear();
+    lane.queues.resize(dimensions * static_cast<std::size_t>(queues_per_dimension_));
+    for (StreamQueue& queue : lane.queues) {
+      queue.clear();
+    }
+    lane.turns.assign(dimensions, {});
     lane.priority = 0;
     lane.streams_of.clear();
+    if (library_.config().shared_bus.has_value()) {
+      lane.bus = std::make_unique<SharedBus>(*library_.config().shared_bus, library_.config().local_reduction_delay_ns,
+                                             events_);
+    }
   }
   streams_.clear();
   collectives_.clear();
+  programs_.clear();
+  meetings_.clear();
+  meeting_of_.clear();
 }
 
 std::uint64_t CollectiveEngine::next_tag(LaneState& lane, const Communicator& communicator) {
@@ -29,48 +55,216 @@ std::uint64_t CollectiveEngine::next_tag(LaneState& lane, const Communicator& co
   if (lane.streams_of.size() <= id) {
     lane.streams_of.resize(id + 1, 0);
   }
-  return kCollectiveTags | (communicator.id << kStreamBits) | lane.streams_of[id]++;
+  return kCollectiveTags | (communicator.id << kCommunicatorShift) | (lane.streams_of[id]++ % kStreams);
+}
+
+std::int64_t CollectiveEngine::next_priority(LaneState& lane, const CollectiveRequest& request) {
+  const std::string& policy = library_.config().scheduling_policy;
+  if (policy == "EXPLICIT") {
+    return request.priority;
+  }
+  const std::int64_t priority = lane.priority;
+  lane.priority += policy == "LIFO" ? 1 : -1;
+  return priority;
 }
 
 void CollectiveEngine::issue(std::uint32_t lane, LocalTimes& local, Rank rank, const CollectiveRequest& request,
                              Call done) {
-  const Communicator& communicator = request.communicator;
-  const Chunks chunks = library_.chunks(request.type, request.size);
-  const std::int64_t priority = lanes_[lane].priority;
-  lanes_[lane].priority += library_.priority_step();
-  const std::uint32_t collective = collectives_.take();
-  collectives_[collective] = {done, chunks.count};
-  const auto members = static_cast<std::int32_t>(communicator.ranks.size());
-  if (members == 1) {
-    return;  // parity mode: never completes
+  LaneState& state = lanes_[lane];
+  const Communicator& communicator = *request.communicator;
+  if (const std::optional<Time> time = library_.measured(request)) {
+    meet(next_tag(state, communicator), local, communicator.size(), *time, done);
+    return;
   }
-  const CollectiveAlgorithm& algorithm = library_.algorithm(request.type);
-  const Phase phase =
-      algorithm.phase(request.type, chunks.bytes, members, communicator.place[static_cast<std::size_t>(rank)]);
-  for (std::int64_t i = 0; i < chunks.count; ++i) {
-    const std::uint32_t stream = streams_.take();
-    const std::uint64_t tag = next_tag(lanes_[lane], communicator);
-    streams_[stream] = {phase, &algorithm, &communicator, &local, lane, collective, tag, 0, 0, 0};
-    lanes_[lane].queue.enter(stream, priority);
-    start_waiting(lane);
+  const Chunks chunks = library_.chunks(request.type, request.size);
+  const std::uint32_t index = collectives_.take();
+  Collective& collective = collectives_[index];
+  collective = {done, chunks.count, &communicator, {}, {}, library_.program(request, rank)};
+  if (collective.program != nullptr) {
+    collective.streams_left = 1;
+  } else {
+    collective.phases = library_.phases(request, chunks.bytes, rank);
+    if (!chunks.are_equal()) {
+      collective.last_phases = library_.phases(request, chunks.last_bytes, rank);
+    }
+  }
+  Stream stream;
+  stream.rank = rank;
+  stream.local = &local;
+  stream.endpoint_delay = communicator.endpoint_delay_ns;
+  stream.lane = lane;
+  stream.collective = index;
+  stream.priority = next_priority(state, request);
+  const std::int64_t count = collective.streams_left;
+  for (std::int64_t i = 0; i < count; ++i) {
+    stream.tag = next_tag(state, communicator);
+    stream.is_last = i + 1 == count;
+    stream.choices.clear();
+    if (collectives_[index].program == nullptr) {
+      choose(state, request.type, stream);
+    }
+    const std::uint32_t created = streams_.take();
+    streams_[created] = stream;
+    enter_next_queue(created);
+    start_waiting(lane, streams_[created].queue);
   }
 }
 
-void CollectiveEngine::start_waiting(std::uint32_t lane) {
-  std::uint32_t stream = 0;
-  while (lanes_[lane].queue.start(library_.config().active_chunks_per_dimension, &stream)) {
-    for (std::int64_t i = 0; i < streams_[stream].phase.window; ++i) {
-      prepare(stream);
+void CollectiveEngine::meet(std::uint64_t tag, LocalTimes& local, std::int32_t expected, Time time, Call done) {
+  const std::uint32_t* found = meeting_of_.find(tag);
+  const std::uint32_t index = found != nullptr ? *found : meetings_.take();
+  if (found == nullptr) {
+    meeting_of_.insert(tag, index);
+  }
+  meetings_[index].ranks.emplace_back(&local, done);
+  if (meetings_[index].ranks.size() < static_cast<std::size_t>(expected)) {
+    return;
+  }
+  const std::vector<std::pair<LocalTimes*, Call>> ranks = std::move(meetings_[index].ranks);
+  meetings_.give_back(index);
+  meeting_of_.erase(meeting_of_.find(tag));
+  for (const auto& [rank, call] : ranks) {
+    events_.schedule_local(*rank, time, call);
+  }
+}
+
+const std::vector<PhasePlan>& CollectiveEngine::phases(const Stream& stream) const {
+  const Collective& collective = collectives_[stream.collective];
+  return stream.is_last && !collective.last_phases.empty() ? collective.last_phases : collective.phases;
+}
+
+// Queues and variants of all phases are chosen when the stream is created.
+void CollectiveEngine::choose(LaneState& lane, CollectiveType type, Stream& stream) {
+  const std::vector<PhasePlan>& all = phases(stream);
+  const auto is_free = [this](const PhasePlan& p) { return queues_per_dimension_ > 1 || p.variants > 1; };
+  if (std::none_of(all.begin(), all.end(), is_free)) {
+    return;
+  }
+  for (const PhasePlan& phase : all) {
+    Turns& turns = lane.turns[phase.dimension];
+    Choice choice;
+    choice.queue = turn(turns, phase.half);
+    if (phase.variants > 1) {
+      std::uint32_t& count = turns.variant[static_cast<std::size_t>(type) % turns.variant.size()];
+      choice.variant = static_cast<std::int32_t>(count++ % static_cast<std::uint32_t>(phase.variants));
     }
+    stream.choices.push_back(choice);
+  }
+}
+
+std::uint32_t CollectiveEngine::turn(Turns& turns, QueueHalf half) const {
+  const auto all = static_cast<std::uint32_t>(queues_per_dimension_);
+  const std::uint32_t first = std::max(all / 2, 1U);
+  switch (half) {
+    case QueueHalf::kFirst:
+      return turns.first++ % first;
+    case QueueHalf::kSecond:
+      return all == 1 ? 0 : all / 2 + turns.second++ % (all - all / 2);
+    default:
+      return turns.both++ % all;
+  }
+}
+
+void CollectiveEngine::enter_next_queue(std::uint32_t stream) {
+  Stream& s = streams_[stream];
+  std::uint32_t queue = 0;
+  if (collectives_[s.collective].program == nullptr) {
+    queue = phases(s)[s.next_phase].dimension * static_cast<std::uint32_t>(queues_per_dimension_);
+    queue += s.choices.empty() ? 0 : s.choices[s.next_phase].queue;
+  }
+  s.queue = queue;
+  lanes_[s.lane].queues[queue].enter(stream, s.priority);
+}
+
+void CollectiveEngine::start_waiting(std::uint32_t lane, std::uint32_t queue) {
+  std::uint32_t stream = 0;
+  while (lanes_[lane].queues[queue].start(started_per_queue_, &stream)) {
+    start_phase(stream);
+  }
+}
+
+void CollectiveEngine::start_phase(std::uint32_t stream) {
+  Stream& s = streams_[stream];
+  const Collective& collective = collectives_[s.collective];
+  if (collective.program != nullptr) {
+    s.ring = {collective.communicator->ranks.data(), 0, 1};
+    ++s.next_phase;
+    start_program(stream, {}, collective.program, true);
+    return;
+  }
+  const PhasePlan& plan = phases(s)[s.next_phase];
+  s.phase = plan.phase;
+  s.ring = plan.ring;
+  s.blocks = plan.blocks;
+  if (!s.choices.empty()) {
+    const Choice& choice = s.choices[s.next_phase];
+    const bool is_clockwise = queues_per_dimension_ == 1 || choice.queue < queues_per_dimension_ / 2;
+    s.phase.step = is_clockwise ? 1 : -1;
+    s.phase.variant = choice.variant;
+  }
+  ++s.next_phase;
+  s.credit = s.prepared = s.sent = s.received = 0;
+  if (s.blocks == nullptr) {
+    start_program(stream, plan.steps->program(s.phase), nullptr, false);
+    return;
+  }
+  s.blocks->plan(s.phase);
+  const std::int64_t window = s.phase.window;
+  for (std::int64_t i = 0; i < window; ++i) {
+    prepare(stream);
+  }
+}
+
+void CollectiveEngine::move_on(std::uint32_t stream) {
+  const Stream& s = streams_[stream];
+  const std::uint32_t lane = s.lane;
+  const std::uint32_t old_queue = s.queue;
+  const std::uint32_t index = s.collective;
+  const bool is_over = collectives_[index].program != nullptr || s.next_phase == phases(s).size();
+  if (is_over) {
+    streams_.give_back(stream);
+    if (--collectives_[index].streams_left == 0) {
+      const Call done = collectives_[index].done;
+      collectives_.give_back(index);
+      done();  // may issue further collectives while this stream still holds its place in the queue
+    }
+  } else {
+    enter_next_queue(stream);
+  }
+  lanes_[lane].queues[old_queue].leave();
+  const std::uint32_t new_queue = is_over ? old_queue : streams_[stream].queue;
+  start_waiting(lane, old_queue);
+  if (new_queue != old_queue) {
+    start_waiting(lane, new_queue);
   }
 }
 
 void CollectiveEngine::prepare(std::uint32_t stream) {
   Stream& s = streams_[stream];
-  const auto k = static_cast<std::uint64_t>(s.prepared++);
-  const bool is_reducing = s.algorithm->block(s.phase, static_cast<std::int64_t>(k)).is_reducing;
+  const std::int64_t k = s.prepared++;
+  const Block block = s.blocks->block(s.phase, k);
+  const bool is_reducing = block.reduced >= 0;
+  const auto number = static_cast<std::uint64_t>(k);
+  if (SharedBus* bus = lanes_[s.lane].bus.get(); bus != nullptr && !s.phase.is_group) {
+    const std::int64_t cycle = s.blocks->cycle(s.phase);
+    const bool is_marked = k % cycle >= s.phase.window;
+    const bool goes_back = is_marked && k % cycle < cycle - s.phase.window;
+    bus->request({is_marked, is_reducing, goes_back, block.bytes}, *s.local,
+                 {this, kEndpointDone, argument(stream, number)});
+    return;
+  }
   const std::uint32_t code = is_reducing ? kEndpointDone : kTick;
-  events_.schedule_local(*s.local, s.communicator->endpoint_delay_ns, {this, code, k << kStreamBits | stream});
+  events_.schedule_local(*s.local, s.endpoint_delay, {this, code, argument(stream, number)});
+}
+
+void CollectiveEngine::endpoint_done(std::uint32_t stream, std::int64_t k) {
+  const Stream& s = streams_[stream];
+  const Block block = s.blocks->block(s.phase, k);
+  if (block.reduced < 0) {
+    tick(stream);
+  } else {
+    events_.schedule_local(*s.local, library_.reduction(block.reduced), {this, kTick, stream});
+  }
 }
 
 void CollectiveEngine::try_send(std::uint32_t stream) {
@@ -78,46 +272,112 @@ void CollectiveEngine::try_send(std::uint32_t stream) {
   if (s.sent == s.prepared || s.sent == s.phase.to_send || s.credit == 0) {
     return;
   }
-  const Block block = s.algorithm->block(s.phase, s.sent++);
+  const Block block = s.blocks->block(s.phase, s.sent++);
   --s.credit;
-  const std::vector<Rank>& ranks = s.communicator->ranks;
-  const Rank self = ranks[static_cast<std::size_t>(s.phase.index)];
-  mailbox_.send({s.tag, self, ranks[static_cast<std::size_t>(block.to)], block.bytes}, {});
-  mailbox_.receive({s.tag, ranks[static_cast<std::size_t>(block.from)], self, block.bytes}, {this, kReceived, stream});
+  messenger_.exchange({s.tag, s.rank, s.ring.at(block.to), block.bytes}, s.ring.at(block.from),
+                      {this, kReceived, stream});
 }
 
 void CollectiveEngine::tick(std::uint32_t stream) {
-  ++streams_[stream].credit;
-  try_send(stream);
-  const Stream& s = streams_[stream];
-  if (s.sent == s.phase.to_send && s.credit == s.phase.window) {
+  Stream& s = streams_[stream];
+  ++s.credit;
+  const std::int64_t others = s.phase.members - 1;
+  if (!s.phase.is_gated || s.phase.to_send - s.sent > others) {
+    try_send(stream);
+  } else if (s.received < others) {
+    return;
+  } else {
+    const std::int64_t window = s.phase.window;
+    for (std::int64_t i = 0; i < window; ++i) {
+      try_send(stream);
+    }
+  }
+  if (streams_[stream].sent == streams_[stream].phase.to_send &&
+      streams_[stream].credit == streams_[stream].phase.window) {
     move_on(stream);
   }
 }
 
-void CollectiveEngine::move_on(std::uint32_t stream) {
-  const std::uint32_t lane = streams_[stream].lane;
-  const std::uint32_t index = streams_[stream].collective;
-  if (--collectives_[index].streams_left == 0) {
-    const Call done = collectives_[index].done;
-    collectives_.give_back(index);
-    done();  // may issue further collectives while this stream still holds its place
+void CollectiveEngine::start_program(std::uint32_t stream, Program own, const Program* steps, bool is_user_tagged) {
+  const std::uint32_t index = programs_.take();
+  ProgramState& state = programs_[index];
+  state.own = std::move(own);
+  state.steps = steps;
+  const Program& program = steps != nullptr ? *steps : state.own;
+  state.left = Dependencies(program);
+  state.awaited = static_cast<std::size_t>(
+      std::count_if(program.begin(), program.end(), [](const Step& step) { return step.is_awaited; }));
+  state.is_user_tagged = is_user_tagged;
+  streams_[stream].program = index;
+  check(state.awaited > 0, "a collective's program has a step to wait for");
+  std::vector<std::uint32_t> ready;
+  for (std::uint32_t i = 0; i < program.size(); ++i) {
+    if (state.left.waits[i] == 0) ready.push_back(i);
   }
-  streams_.give_back(stream);
-  lanes_[lane].queue.leave();
-  start_waiting(lane);
+  for (const std::uint32_t step : ready) {
+    start_step(stream, step);
+  }
+}
+
+void CollectiveEngine::start_step(std::uint32_t stream, std::uint32_t index) {
+  const Stream& s = streams_[stream];
+  const ProgramState& state = programs_[s.program];
+  const Step& step = state.steps != nullptr ? (*state.steps)[index] : state.own[index];
+  const Call done{this, kStepDone, argument(stream, index)};
+  const std::uint64_t tag = state.is_user_tagged ? step.tag : s.tag | std::uint64_t{step.tag} << kStepShift;
+  switch (step.kind) {
+    case StepKind::kSend:
+      messenger_.send({tag, s.rank, s.ring.at(step.peer), step.bytes}, step.is_awaited ? done : Call{});
+      break;
+    case StepKind::kReceive:
+      messenger_.receive({tag, s.ring.at(step.peer), s.rank, step.bytes}, done);
+      break;
+    case StepKind::kReduce:
+      events_.schedule_local(*s.local, s.endpoint_delay, {this, kStepReduces, argument(stream, index)});
+      break;
+    case StepKind::kDelay:
+      events_.schedule_local(*s.local, step.duration >= 0 ? step.duration : s.endpoint_delay, done);
+      break;
+  }
+}
+
+void CollectiveEngine::end_step(std::uint32_t stream, std::uint32_t index) {
+  const std::uint32_t program = streams_[stream].program;
+  ProgramState& state = programs_[program];
+  std::vector<std::uint32_t> ready;
+  for (std::uint32_t f = state.left.offsets[index]; f < state.left.offsets[index + 1]; ++f) {
+    if (--state.left.waits[state.left.followers[f]] == 0) ready.push_back(state.left.followers[f]);
+  }
+  const bool is_over = --state.awaited == 0;
+  for (const std::uint32_t step : ready) {
+    start_step(stream, step);
+  }
+  if (is_over) {
+    programs_.give_back(program);
+    move_on(stream);
+  }
 }
 
 void CollectiveEngine::fire(std::uint32_t code, std::uint64_t arg) {
-  if (code == kTick) {
-    tick(static_cast<std::uint32_t>(arg));
-  } else if (code == kReceived) {
-    prepare(static_cast<std::uint32_t>(arg));
-  } else {
-    const auto stream = static_cast<std::uint32_t>(arg);
-    const Stream& s = streams_[stream];
-    const Block block = s.algorithm->block(s.phase, static_cast<std::int64_t>(arg >> kStreamBits));
-    events_.schedule_local(*s.local, library_.reduction(block.bytes), {this, kTick, stream});
+  const auto stream = static_cast<std::uint32_t>(arg);
+  const std::uint64_t number = arg >> kIndexBits;
+  switch (code) {
+    case kTick:
+      return tick(stream);
+    case kReceived:
+      ++streams_[stream].received;
+      return prepare(stream);
+    case kEndpointDone:
+      return endpoint_done(stream, static_cast<std::int64_t>(number));
+    case kStepDone:
+      return end_step(stream, static_cast<std::uint32_t>(number));
+    default: {
+      const Stream& s = streams_[stream];
+      const ProgramState& state = programs_[s.program];
+      const auto index = static_cast<std::size_t>(number);
+      const Bytes bytes = state.steps != nullptr ? (*state.steps)[index].bytes : state.own[index].bytes;
+      events_.schedule_local(*s.local, library_.reduction(bytes), {this, kStepDone, arg});
+    }
   }
 }
 

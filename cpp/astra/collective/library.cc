@@ -1,158 +1,259 @@
 #include "astra/collective/library.h"
 
+#include <algorithm>
 #include <numeric>
-#include <string>
+#include <utility>
 
 #include "astra/base/errors.h"
 #include "astra/base/truncate.h"
-#include "astra/collective/reduction.h"
 
 namespace astra {
 namespace {
 
-constexpr Time kGroupDelayNs = 10;  // ASTRA-sim's, for groups smaller than the system
+constexpr const char* kOne = "one";
 
-std::unique_ptr<CollectiveAlgorithm> single(const char* field, const std::vector<std::string>& names) {
-  if (names.empty()) {
-    return nullptr;
+// A user's own algorithm, by the function that writes its programs.
+class AuthoredAlgorithm final : public ProgramAlgorithm {
+ public:
+  explicit AuthoredAlgorithm(const SystemConfig::Author& author) : author_(author) {}
+
+  Program program(const Phase& phase) const override {
+    Program program = author_(phase.type, phase.bytes, phase.members, phase.index);
+    check_program(program, phase.members);
+    return program;
   }
-  if (names.size() != 1) {
-    refuse(std::string("system: ") + field + " must name one algorithm per network dimension: 1, not " +
-           std::to_string(names.size()));
+
+ private:
+  const SystemConfig::Author& author_;
+};
+
+// "oneRing" -> "ring"; other names stay.
+std::string without_one(const std::string& name) {
+  if (!name.starts_with(kOne) || name.size() < 4) {
+    return name;
   }
-  return make_algorithm(names[0]);
+  std::string plain = name.substr(3);
+  plain[0] = static_cast<char>(std::tolower(static_cast<unsigned char>(plain[0])));
+  return plain;
 }
+
+bool uses(std::uint32_t involved_dims, std::uint32_t dimension) { return (involved_dims >> dimension & 1) != 0; }
 
 }  // namespace
 
-CollectiveLibrary::CollectiveLibrary(const SystemConfig& config, const Network& network)
-    : config_(config), network_(network) {
+CollectiveLibrary::CollectiveLibrary(SystemConfig config, const Network& network)
+    : config_(std::move(config)), network_(network), grid_(network.shape()) {
   check_config(config_);
-  if (config_.scheduling_policy != "EXPLICIT") {
-    priority_step_ = config_.scheduling_policy == "LIFO" ? 1 : -1;
-  }
-  all_reduce_ = single("all_reduce", config_.all_reduce);
-  all_gather_ = single("all_gather", config_.all_gather);
-  reduce_scatter_ = single("reduce_scatter", config_.reduce_scatter);
-  all_to_all_ = single("all_to_all", config_.all_to_all);
+  ring_dimension_ = {0, "ring", make_algorithm("ring", config_.rules())};
+  lists_[0] = make_list("all_reduce", config_.all_reduce);
+  lists_[1] = make_list("all_gather", config_.all_gather);
+  lists_[2] = make_list("reduce_scatter", config_.reduce_scatter);
+  lists_[3] = make_list("all_to_all", config_.all_to_all);
 }
 
-bool CollectiveLibrary::is_algorithmic(CollectiveType type) {
-  return type == CollectiveType::kAllReduce || type == CollectiveType::kAllGather ||
-         type == CollectiveType::kReduceScatter || type == CollectiveType::kAllToAll;
-}
-
-const CollectiveAlgorithm* CollectiveLibrary::find_algorithm(CollectiveType type) const {
+std::optional<std::size_t> CollectiveLibrary::list_index(CollectiveType type) {
   switch (type) {
     case CollectiveType::kAllReduce:
-      return all_reduce_.get();
+      return 0;
     case CollectiveType::kAllGather:
-      return all_gather_.get();
+      return 1;
     case CollectiveType::kReduceScatter:
-      return reduce_scatter_.get();
+      return 2;
     case CollectiveType::kAllToAll:
-      return all_to_all_.get();
+      return 3;
     default:
-      return nullptr;
+      return std::nullopt;
   }
 }
 
-const CollectiveAlgorithm& CollectiveLibrary::algorithm(CollectiveType type) const {
-  const CollectiveAlgorithm* found = find_algorithm(type);
-  check(found != nullptr, "a registered collective has an algorithm");
-  return *found;
+CollectiveLibrary::List CollectiveLibrary::make_list(const char* field, const std::vector<std::string>& names) const {
+  std::vector<std::string> all = names;
+  if (!config_.parity && names.size() == 1 && !names[0].starts_with(kOne)) {
+    all.assign(grid_.dimensions(), names[0]);  // one name stands for every dimension
+  }
+  const bool is_short = all.size() < grid_.dimensions() && !all.empty() && !all.back().starts_with(kOne);
+  if (all.size() > grid_.dimensions() || (!config_.parity && is_short)) {
+    refuse(std::string("system: ") + field + " must name one algorithm per network dimension: " +
+           std::to_string(grid_.dimensions()) + ", not " + std::to_string(all.size()));
+  }
+  List list;
+  for (std::uint32_t d = 0; d < all.size() && !list.is_one; ++d) {
+    Dimension dimension{d, all[d], nullptr};
+    if (const auto author = config_.authors.find(all[d]); author != config_.authors.end()) {
+      dimension.algorithm = std::make_unique<AuthoredAlgorithm>(author->second);
+    } else {
+      list.is_one = all[d].starts_with(kOne);
+      dimension.algorithm = make_algorithm(without_one(all[d]), config_.rules());
+    }
+    if (list.is_one) {
+      list.dimensions.clear();
+    }
+    list.dimensions.push_back(std::move(dimension));
+  }
+  return list;
+}
+
+// In ASTRA-sim a group smaller than the system uses the type's algorithm only if there is one for all dimensions.
+const CollectiveLibrary::Dimension& CollectiveLibrary::group_dimension(const List& list) const {
+  const bool is_single = list.dimensions.size() == 1 && !config_.is_fork();
+  return is_single ? list.dimensions[0] : ring_dimension_;
 }
 
 Communicator CollectiveLibrary::communicator(const std::vector<Rank>& ranks, std::uint64_t id) const {
   Communicator result;
-  const auto npus = static_cast<std::size_t>(network_.npus());
-  result.place.assign(npus, -1);
-  result.endpoint_delay_ns = config_.endpoint_delay_ns;
   result.id = id;
+  result.endpoint_delay_ns = config_.endpoint_delay_ns;
   result.ranks = ranks;
-  if (ranks.empty() || ranks.size() == npus) {
-    // The whole system uses the network's own order, whatever order is listed.
-    result.ranks.resize(npus);
-    std::iota(result.ranks.begin(), result.ranks.end(), 0);
-  } else if (config_.parity) {
-    result.endpoint_delay_ns = kGroupDelayNs;
-  }
   for (std::size_t i = 0; i < ranks.size(); ++i) {
-    const Rank rank = ranks[i];
-    if (rank < 0 || rank >= network_.npus()) {
-      refuse("group " + std::to_string(id - 1) + ": rank " + std::to_string(rank) + " is not below npus_count " +
-             std::to_string(npus));
+    if (ranks[i] < 0 || ranks[i] >= network_.npus()) {
+      refuse("group " + std::to_string(id - 1) + ": rank " + std::to_string(ranks[i]) + " is not below npus_count " +
+             std::to_string(network_.npus()));
     }
-    std::int32_t& place = result.place[static_cast<std::size_t>(rank)];
-    if (place != -1) {
-      refuse("group " + std::to_string(id - 1) + ": rank " + std::to_string(rank) + " is listed twice");
-    }
-    place = static_cast<std::int32_t>(i);
+    result.places.emplace_back(ranks[i], static_cast<std::int32_t>(i));
   }
-  for (std::size_t i = 0; i < result.ranks.size(); ++i) {
-    result.place[static_cast<std::size_t>(result.ranks[i])] = static_cast<std::int32_t>(i);
+  std::sort(result.places.begin(), result.places.end());
+  const auto is_same = [](const auto& a, const auto& b) { return a.first == b.first; };
+  const auto twice = std::adjacent_find(result.places.begin(), result.places.end(), is_same);
+  if (twice != result.places.end()) {
+    refuse("group " + std::to_string(id - 1) + ": rank " + std::to_string(twice->first) + " is listed twice");
+  }
+  if (ranks.empty() || static_cast<std::int64_t>(ranks.size()) == network_.npus()) {
+    // The whole system uses the network's own order, whatever order is listed.
+    result.is_whole = true;
+    result.places.clear();
+    result.ranks.resize(static_cast<std::size_t>(network_.npus()));
+    std::iota(result.ranks.begin(), result.ranks.end(), 0);
+    find_box(result);
+  } else if (config_.parity) {
+    constexpr Time kGroupDelayNs = 10;
+    result.endpoint_delay_ns = kGroupDelayNs;
+  } else {
+    find_box(result);
   }
   return result;
 }
 
-Chunks CollectiveLibrary::chunks(CollectiveType type, Bytes size) const {
-  const Chunks chunks = split(type, size, config_.preferred_dataset_splits, network_.npus());
-  if (chunks.count == 0) {
-    refuse("an all-gather of " + std::to_string(size) + " bytes cannot be split into preferred_dataset_splits = " +
-           std::to_string(config_.preferred_dataset_splits) + " chunks");
+// Ranks that fill a box of the grid, listed in its order, can be decomposed along its axes.
+void CollectiveLibrary::find_box(Communicator& communicator) const {
+  const Rank first = communicator.ranks.front();
+  const Rank last = communicator.ranks.back();
+  std::vector<Communicator::Axis> axes;
+  std::int64_t size = 1;
+  for (std::uint32_t d = 0; d < grid_.dimensions(); ++d) {
+    const std::int64_t members = grid_.coordinate(last, d) - grid_.coordinate(first, d) + 1;
+    if (members < 1) {
+      return;
+    }
+    axes.push_back({d, static_cast<Rank>(grid_.stride(d)), static_cast<std::int32_t>(members)});
+    size *= members;
   }
-  return chunks;
-}
-
-bool CollectiveLibrary::is_instant(const Communicator& communicator, Bytes size) const {
-  return !config_.parity && (communicator.ranks.size() == 1 || size == 0);
-}
-
-Time CollectiveLibrary::reduction(Bytes bytes) const { return reduction_time(bytes, config_.local_mem_bandwidth); }
-
-void CollectiveLibrary::check_times(const Communicator& communicator, CollectiveType type, Bytes size,
-                                    Rank rank) const {
-  const auto members = static_cast<std::int32_t>(communicator.ranks.size());
-  if (members == 1 || is_instant(communicator, size)) {
+  if (size != communicator.size()) {
     return;
   }
-  const CollectiveAlgorithm& algorithm = this->algorithm(type);
-  const std::int32_t index = communicator.place[static_cast<std::size_t>(rank)];
-  const Phase phase = algorithm.phase(type, chunks(type, size).bytes, members, index);
-  const Block block = algorithm.block(phase, 0);
-  network_.fixed_delay(rank, communicator.ranks[static_cast<std::size_t>(block.to)], block.bytes);
-  reduction(block.bytes);
-}
-
-bool CollectiveLibrary::is_symmetric(const Communicator& communicator) const {
-  const std::vector<Rank>& ranks = communicator.ranks;
-  if (ranks.size() == 1) {
-    return true;
-  }
-  for (std::size_t i = 1; i < ranks.size(); ++i) {
-    if (!network_.are_alike(ranks[0], ranks[1], ranks[i], ranks[(i + 1) % ranks.size()])) {
-      return false;
+  for (std::int64_t i = 0; i < size; ++i) {
+    std::int64_t rest = i;
+    Rank rank = first;
+    for (const Communicator::Axis& axis : axes) {
+      rank += static_cast<Rank>(rest % axis.members) * axis.stride;
+      rest /= axis.members;
+    }
+    if (rank != communicator.ranks[static_cast<std::size_t>(i)]) {
+      return;
     }
   }
-  return true;
+  communicator.axes = std::move(axes);
 }
 
-Time CollectiveLibrary::symmetric_chunk_time(const Communicator& communicator, CollectiveType type, Bytes bytes) const {
-  const CollectiveAlgorithm& algorithm = this->algorithm(type);
-  const Phase phase = algorithm.phase(type, bytes, static_cast<std::int32_t>(communicator.ranks.size()), 0);
-  const Block block = algorithm.block(phase, 0);
-  const std::optional<Time> delay =
-      network_.fixed_delay(communicator.ranks[0], communicator.ranks[static_cast<std::size_t>(block.to)], block.bytes);
-  check(delay.has_value(), "only a network without contention has symmetric collectives in closed form");
-  return checked_product(phase.to_send + 1, communicator.endpoint_delay_ns) + checked_product(phase.to_send, *delay) +
-         checked_product(algorithm.reductions(phase), reduction(block.bytes));
+std::vector<CollectiveLibrary::Usable> CollectiveLibrary::usable(const CollectiveRequest& request, Rank rank) const {
+  const Communicator& communicator = *request.communicator;
+  const List& list = this->list(request.type);
+  const std::uint32_t mask = communicator.id == 0 ? request.involved_dims : kAllDimensions;
+  std::vector<Usable> result;
+  if (communicator.size() == 1) {
+    return result;
+  }
+  if (list.is_one && communicator.is_whole) {
+    const Dimension& dimension = list.dimensions[0];
+    if (uses(mask, dimension.index)) {
+      result.push_back({dimension.index, &dimension, communicator.size(), rank, {}, false});
+    }
+    return result;
+  }
+  if (list.is_one || communicator.axes.empty()) {
+    const std::int32_t place = communicator.place(rank);
+    const LogicalRing ring{communicator.ranks.data(), 0, 1};
+    result.push_back({0, &group_dimension(list), communicator.size(), place, ring, !communicator.is_whole});
+    return result;
+  }
+  for (const Communicator::Axis& axis : communicator.axes) {
+    if (axis.members == 1 || !uses(mask, axis.dimension) || axis.dimension >= list.dimensions.size()) {
+      continue;
+    }
+    const std::int64_t origin = grid_.coordinate(communicator.ranks.front(), axis.dimension);
+    const auto place = static_cast<std::int32_t>(grid_.coordinate(rank, axis.dimension) - origin);
+    const LogicalRing ring{nullptr, rank - place * axis.stride, axis.stride};
+    result.push_back({axis.dimension, &list.dimensions[axis.dimension], axis.members, place, ring, false});
+  }
+  return result;
 }
 
-Time CollectiveLibrary::symmetric_time(const Communicator& communicator, CollectiveType type, Bytes size) const {
-  const Chunks chunks = this->chunks(type, size);
-  const std::int64_t active = config_.active_chunks_per_dimension;
-  const std::int64_t rounds = (chunks.count + active - 1) / active;
-  return checked_product(rounds, symmetric_chunk_time(communicator, type, chunks.bytes));
+// Makes a phase of input `bytes`, and `bytes` its output.
+PhasePlan CollectiveLibrary::plan(const Usable& usable, CollectiveType type, Bytes& bytes, QueueHalf half) {
+  const CollectiveAlgorithm& algorithm = *usable.dimension->algorithm;
+  PhasePlan plan;
+  plan.phase = {
+      .type = type, .bytes = bytes, .members = usable.members, .index = usable.place, .is_group = usable.is_group};
+  plan.ring = usable.ring;
+  plan.dimension = usable.index;
+  plan.half = half;
+  plan.blocks = dynamic_cast<const BlockAlgorithm*>(&algorithm);
+  plan.steps = dynamic_cast<const ProgramAlgorithm*>(&algorithm);
+  plan.variants = algorithm.variants();
+  if (algorithm.keeps_type() && type == CollectiveType::kReduceScatter) {
+    bytes /= usable.members;
+  } else if (algorithm.keeps_type() && type == CollectiveType::kAllGather) {
+    bytes *= usable.members;
+  }
+  return plan;
+}
+
+std::vector<PhasePlan> CollectiveLibrary::phases(const CollectiveRequest& request, Bytes bytes, Rank rank) const {
+  std::vector<Usable> dims = usable(request, rank);
+  std::vector<PhasePlan> result;
+  const bool is_local_aware =
+      request.type == CollectiveType::kAllReduce && config_.collective_optimization == "localBWAware";
+  const bool can_scatter = config_.parity || std::all_of(dims.begin(), dims.end(), [](const Usable& u) {
+                             return u.dimension->algorithm->keeps_type();
+                           });
+  if (is_local_aware && can_scatter && !dims.empty()) {
+    for (std::size_t i = 0; i + 1 < dims.size(); ++i) {
+      result.push_back(plan(dims[i], CollectiveType::kReduceScatter, bytes, QueueHalf::kFirst));
+    }
+    result.push_back(plan(dims.back(), CollectiveType::kAllReduce, bytes, QueueHalf::kFirst));
+    for (std::size_t i = dims.size() - 1; i-- > 0;) {
+      result.push_back(plan(dims[i], CollectiveType::kAllGather, bytes, QueueHalf::kSecond));
+    }
+    return result;
+  }
+  if (request.type == CollectiveType::kAllGather) {
+    std::reverse(dims.begin(), dims.end());
+  }
+  for (const Usable& dimension : dims) {
+    result.push_back(plan(dimension, request.type, bytes, QueueHalf::kBoth));
+  }
+  return result;
+}
+
+const Program* CollectiveLibrary::program(const CollectiveRequest& request, Rank rank) const {
+  std::int32_t set = request.program;
+  if (set < 0) {
+    const auto custom = config_.custom.find(request.type);
+    if (custom == config_.custom.end()) {
+      return nullptr;
+    }
+    set = custom->second;
+  }
+  return &config_.programs[static_cast<std::size_t>(set)][static_cast<std::size_t>(request.communicator->place(rank))];
 }
 
 }  // namespace astra

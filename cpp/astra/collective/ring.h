@@ -1,15 +1,17 @@
-// Every block goes to the successor in the logical ring and comes from the predecessor, one at a time.
+// Every block goes to the neighbour in the logical ring, one at a time.
 #pragma once
 
 #include "astra/collective/algorithm.h"
 
 namespace astra {
 
-class RingAlgorithm final : public CollectiveAlgorithm {
+class RingAlgorithm final : public BlockAlgorithm {
  public:
-  Phase phase(CollectiveType type, Bytes bytes, std::int32_t members, std::int32_t index) const override;
+  void plan(Phase& phase) const override;
   Block block(const Phase& phase, std::int64_t k) const override;
-  std::int64_t reductions(const Phase& phase) const override;
+  std::int64_t partners(const Phase&) const override { return 1; }
+  std::int64_t cycle(const Phase& phase) const override { return phase.members; }
+  bool is_uniform() const override { return true; }
 };
 
 }  // namespace astra

@@ -18,4 +18,9 @@ enum class CollectiveType : std::uint8_t {
   kBarrier = 9,
 };
 
+// Whether blocks are added up on the way.
+inline bool reduces(CollectiveType type) {
+  return type == CollectiveType::kAllReduce || type == CollectiveType::kReduceScatter;
+}
+
 }  // namespace astra

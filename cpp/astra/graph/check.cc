@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <numeric>
 #include <set>
+#include <stdexcept>
+#include <tuple>
 #include <utility>
 
 #include "astra/base/errors.h"
@@ -17,12 +19,11 @@ void check_lengths(const GraphSpec& graph) {
   if (n == 0) {
     refuse("graph: it has no node");
   }
-  const std::size_t lengths[] = {graph.type.size(),       graph.rank_class.size(),    graph.duration_ns.size(),
-                                 graph.size_bytes.size(), graph.collective.size(),    graph.peer.size(),
-                                 graph.tag.size(),        graph.location.size(),      graph.group.size(),
-                                 graph.is_cpu_op.size(),  graph.involved_dims.size(), graph.priority.size(),
-                                 graph.num_ops.size(),    graph.device.size(),        graph.channel.size(),
-                                 graph.program.size()};
+  const std::size_t lengths[] = {
+      graph.type.size(),       graph.rank_class.size(), graph.duration_ns.size(),   graph.size_bytes.size(),
+      graph.collective.size(), graph.peer.size(),       graph.tag.size(),           graph.location.size(),
+      graph.group.size(),      graph.is_cpu_op.size(),  graph.involved_dims.size(), graph.priority.size(),
+      graph.num_ops.size(),    graph.device.size(),     graph.channel.size(),       graph.program.size()};
   if (std::any_of(std::begin(lengths), std::end(lengths), [n](std::size_t length) { return length != n; })) {
     refuse("graph: every array must have one entry per name (" + std::to_string(n) + ")");
   }
@@ -67,7 +68,7 @@ void check_rows(const GraphSpec& graph, const Rows& rows, const char* what) {
   }
 }
 
-void check_collective(const GraphSpec& graph, std::size_t node, const Services& services) {
+void check_collective(const GraphSpec& graph, std::size_t node) {
   const auto type = static_cast<CollectiveType>(graph.collective[node]);
   if (type == CollectiveType::kBroadcast) {
     return;
@@ -75,10 +76,6 @@ void check_collective(const GraphSpec& graph, std::size_t node, const Services& 
   if (!CollectiveLibrary::is_algorithmic(type)) {
     refuse("graph: " + describe(graph, node) + ": collective type " + number(graph.collective[node]) +
            " is not one of ALL_REDUCE 0, ALL_GATHER 2, BROADCAST 5, ALL_TO_ALL 6, REDUCE_SCATTER 7");
-  }
-  if (services.collectives->find_algorithm(type) == nullptr) {
-    refuse("graph: " + describe(graph, node) + ": the system names no algorithm for collective type " +
-           number(graph.collective[node]));
   }
   const std::int32_t group = graph.group[node];
   if (group < -1 || group >= static_cast<std::int32_t>(graph.groups.size())) {
@@ -127,13 +124,23 @@ void check_message(const GraphSpec& graph, std::size_t node, const std::vector<s
 }
 
 void check_memory(const GraphSpec& graph, std::size_t node, const Services& services) {
-  const auto location = static_cast<MemoryLocation>(graph.location[node]);
-  if (services.memory(location) == nullptr) {
-    const char* which = location == MemoryLocation::kLocal ? "local" : "remote";
-    refuse("graph: " + describe(graph, node) + " accesses memory location " + number(graph.location[node]) +
-           (location == MemoryLocation::kLocal || location == MemoryLocation::kRemote
-                ? std::string(", but the ") + which + " memory is NO_MEMORY_EXPANSION"
-                : std::string(", which is not one of LOCAL 1, REMOTE 2")));
+  constexpr const char* kNames[] = {"", "local", "remote", "cxl", "storage"};
+  const std::uint8_t location = graph.location[node];
+  if (location < 1 || location >= std::size(kNames)) {
+    refuse("graph: " + describe(graph, node) + " accesses memory location " + number(location) +
+           ", which is not one of LOCAL 1, REMOTE 2, CXL 3, STORAGE 4");
+  }
+  const MemoryModel* memory = services.memory(static_cast<MemoryLocation>(location));
+  if (memory == nullptr) {
+    refuse("graph: " + describe(graph, node) + " accesses memory location " + number(location) + ", but the " +
+           kNames[location] + " memory is NO_MEMORY_EXPANSION");
+  }
+  const auto type = static_cast<NodeType>(graph.type[node]);
+  try {
+    memory->check_access({0, graph.device[node], graph.channel[node], type == NodeType::kMemStore, 0},
+                         type == NodeType::kPimComp);
+  } catch (const std::invalid_argument& error) {
+    refuse("graph: " + describe(graph, node) + ": " + error.what());
   }
 }
 
@@ -149,15 +156,16 @@ void check_node(const GraphSpec& graph, std::size_t node, const Services& servic
       return;
     case NodeType::kMemLoad:
     case NodeType::kMemStore:
+    case NodeType::kPimComp:
       return check_memory(graph, node, services);
     case NodeType::kSend:
     case NodeType::kRecv:
       return check_message(graph, node, holder);
     case NodeType::kColl:
-      return check_collective(graph, node, services);
+      return check_collective(graph, node);
     default:
       refuse("graph: " + describe(graph, node) + ": node type " + number(graph.type[node]) +
-             " is not supported (METADATA 1 and types above 7 are not)");
+             " is not supported (METADATA 1 and types above 8 are not)");
   }
 }
 
@@ -188,6 +196,9 @@ void check_graph(const GraphSpec& graph, const Services& services) {
   }
   check_rows(graph, graph.data_deps, "data");
   check_rows(graph, graph.ctrl_deps, "ctrl");
+  if (services.collectives->config().replay_only) {
+    return;  // durations alone count
+  }
   const std::vector<std::int32_t> holder = class_of_rank(graph, services.network->npus());
   std::set<std::pair<std::int32_t, std::int32_t>> seen;  // classes and groups
   for (std::size_t i = 0; i < graph.size(); ++i) {
@@ -196,6 +207,24 @@ void check_graph(const GraphSpec& graph, const Services& services) {
                                CollectiveLibrary::is_algorithmic(static_cast<CollectiveType>(graph.collective[i]));
     if (is_collective && seen.emplace(graph.rank_class[i], graph.group[i]).second) {
       check_members(graph, i, holder);
+    }
+  }
+}
+
+void check_collectives(const GraphSpec& graph, const Services& services,
+                       const std::deque<Communicator>& communicators) {
+  std::set<std::tuple<std::int32_t, std::uint8_t, std::uint32_t, std::int32_t>> seen;
+  for (std::size_t i = 0; i < graph.size(); ++i) {
+    const auto type = static_cast<CollectiveType>(graph.collective[i]);
+    if (static_cast<NodeType>(graph.type[i]) != NodeType::kColl || !CollectiveLibrary::is_algorithmic(type) ||
+        !seen.emplace(graph.group[i], graph.collective[i], graph.involved_dims[i], graph.program[i]).second) {
+      continue;
+    }
+    const Communicator& communicator = communicators[static_cast<std::size_t>(graph.group[i] + 1)];
+    try {
+      services.collectives->check_request({&communicator, type, graph.involved_dims[i], 1, 0, graph.program[i]});
+    } catch (const std::invalid_argument& error) {
+      refuse("graph: " + describe(graph, i) + ": " + error.what());
     }
   }
 }

@@ -9,18 +9,25 @@
 namespace astra {
 namespace {
 
-Slot slot_of(NodeType type, bool is_cpu_op) {
+// LLMServingSim's memory accesses occupy no slot.
+Slot slot_of(NodeType type, bool is_cpu_op, bool is_fork) {
+  const bool is_access = type == NodeType::kMemLoad || type == NodeType::kMemStore;
   if (type == NodeType::kComp) return is_cpu_op ? Slot::kCpu : Slot::kCompute;
+  if (type == NodeType::kPimComp || (is_fork && is_access)) return Slot::kFree;
   return type == NodeType::kRecv ? Slot::kFree : Slot::kComm;
 }
 
 class Builder {
  public:
-  Builder(const GraphSpec& graph, const Services& services) : graph_(graph), services_(services) {}
+  Builder(const GraphSpec& graph, const Services& services)
+      : graph_(graph), services_(services), config_(services.collectives->config()) {}
 
   Plan build() {
     check_graph(graph_, services_);
     plan_.communicators = make_communicators(graph_, services_);
+    if (!config_.replay_only) {
+      check_collectives(graph_, services_, plan_.communicators);
+    }
     holder_ = class_of_rank(graph_, services_.network->npus());
     is_collapsed_ = can_collapse(graph_, services_, plan_.communicators);
     plan_.names = graph_.names;
@@ -83,12 +90,22 @@ class Builder {
   PlanNode node(std::uint32_t lane, std::uint32_t source) const {
     PlanNode node;
     node.type = static_cast<NodeType>(graph_.type[source]);
-    node.slot = slot_of(node.type, graph_.is_cpu_op[source] != 0);
+    node.slot = slot_of(node.type, graph_.is_cpu_op[source] != 0, config_.is_fork());
     node.collective = static_cast<CollectiveType>(graph_.collective[source]);
     node.location = static_cast<MemoryLocation>(graph_.location[source]);
     node.lane = lane;
     node.source = source;
     node.tag = graph_.tag[source];
+    node.involved_dims = graph_.involved_dims[source];
+    node.priority = graph_.priority[source];
+    node.program = graph_.program[source];
+    node.num_ops = graph_.num_ops[source];
+    node.device = graph_.device[source];
+    node.channel = graph_.channel[source];
+    if (config_.replay_only) {
+      node.is_timed = true;
+      return node;
+    }
     if (node.type == NodeType::kSend || node.type == NodeType::kRecv) {
       node.peer = peer(lane, graph_.peer[source]);
     }
@@ -108,23 +125,26 @@ class Builder {
   }
 
   bool is_timed(const PlanNode& node, const Lane& lane) const {
-    const bool parity = services_.collectives->config().parity;
     switch (node.type) {
       case NodeType::kComp:
         return true;
       case NodeType::kInvalid:
-        return !parity;
+        return !config_.parity;
       case NodeType::kMemLoad:
       case NodeType::kMemStore:
         return services_.memory(node.location)->is_contention_free();
-      case NodeType::kColl: {
-        if (node.communicator == nullptr) return true;
-        const std::size_t ranks = node.communicator->ranks.size();
-        return ranks == lane.members.size() && !(parity && ranks == 1);
-      }
+      case NodeType::kColl:
+        // One rank stands for all of its class, or there is nobody else.
+        return node.communicator == nullptr || lane.members.size() == node.communicator->ranks.size();
       default:
         return false;
     }
+  }
+
+  // Whether a lane that has only such nodes, one after another, takes the sum of their times.
+  bool is_chainable(const PlanNode& node) const {
+    const bool may_be_instant = config_.parity && config_.roofline_enabled && node.slot == Slot::kCompute;
+    return node.is_timed && !may_be_instant && !config_.record_nodes;
   }
 
   // Turns "waits for" into "releases"; a dependency that is both data and control counts once.
@@ -177,7 +197,7 @@ class Builder {
     std::vector<std::uint32_t> order = lane.roots;
     bool is_chain = true;
     for (std::size_t i = 0; i < order.size(); ++i) {
-      is_chain = is_chain && order.size() == i + 1 && plan_.nodes[order[i]].is_timed;
+      is_chain = is_chain && order.size() == i + 1 && is_chainable(plan_.nodes[order[i]]);
       for (std::uint32_t c = plan_.child_offsets[order[i]]; c < plan_.child_offsets[order[i] + 1]; ++c) {
         if (--waiting_[plan_.children[c]] == 0) {
           order.push_back(plan_.children[c]);
@@ -197,6 +217,7 @@ class Builder {
 
   const GraphSpec& graph_;
   const Services& services_;
+  const SystemConfig& config_;
   Plan plan_;
   bool is_collapsed_ = false;
   std::vector<std::int32_t> holder_;  // class of each rank

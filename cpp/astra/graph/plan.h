@@ -26,7 +26,23 @@ struct PlanNode {
   std::uint32_t source = 0;  // index in the graph that was registered
   Rank peer = -1;
   std::int32_t tag = 0;
-  const Communicator* communicator = nullptr;
+  const Communicator* communicator = nullptr;  // of collectives that move data
+  std::uint32_t involved_dims = kAllDimensions;
+  std::int32_t priority = 0;
+  std::int32_t program = -1;
+  std::int64_t num_ops = 0;
+  std::int32_t device = 0;
+  std::int32_t channel = 0;
+
+  bool location_is_used() const {
+    return type == NodeType::kMemLoad || type == NodeType::kMemStore || type == NodeType::kPimComp;
+  }
+  CollectiveRequest request(Bytes size) const {
+    return {communicator, collective, involved_dims, size, priority, program};
+  }
+  MemoryAccess access(Rank rank, Bytes size) const {
+    return {rank, device, channel, type == NodeType::kMemStore, size};
+  }
 };
 
 struct Lane {
@@ -67,6 +83,12 @@ void check_times(const Plan& plan, const Services& services, const Time* duratio
 
 // How long a timed node takes.
 Time node_time(const PlanNode& node, const Services& services, const Time* durations, const Bytes* sizes);
+
+// Whether a node completes within the issue pass that would start it, as ASTRA-sim's INVALID nodes do.
+bool is_instant(const PlanNode& node, const SystemConfig& config, const Time* durations, const Bytes* sizes);
+
+// Whether a node's time counts as computation, which exposed communication leaves out.
+bool is_compute(const PlanNode& node, const SystemConfig& config);
 
 struct ChainTime {
   Time total = 0;

@@ -15,7 +15,8 @@ constexpr std::size_t index(Slot slot) { return static_cast<std::size_t>(slot); 
 GraphRun::GraphRun(const Plan& plan, Services& services)
     : plan_(plan),
       services_(services),
-      mailbox_(services.events, *services.network),
+      config_(services.collectives->config()),
+      mailbox_(services.events, *services.network, services.collectives->config().rendezvous),
       collectives_(services.events, mailbox_, *services.collectives),
       lanes_(plan.lanes.size()),
       finish_(plan.lanes.size()),
@@ -31,9 +32,14 @@ void GraphRun::begin(const Time* durations, const Bytes* sizes, Call ended) {
   collectives_.reset(lanes_.size());
   std::fill(compute_.begin(), compute_.end(), 0);
   lanes_left_ = lanes_.size();
+  node_starts_.assign(config_.record_nodes ? plan_.nodes.size() : 0, -1);
+  node_ends_ = node_starts_;
+  const bool is_start_up = config_.parity && !config_.is_fork() && services_.events.now() == 0;
+  services_.events.refuse_time_zero(is_start_up);
   for (std::uint32_t lane = 0; lane < lanes_.size(); ++lane) {
     begin_lane(lane);
   }
+  services_.events.refuse_time_zero(false);
 }
 
 void GraphRun::begin_lane(std::uint32_t lane) {
@@ -87,57 +93,89 @@ void GraphRun::issue(std::uint32_t lane) {
   std::uint32_t node = 0;
   while (next_startable(lanes_[lane], &node)) {
     start(node);
+    if (config_.is_fork()) {
+      make_released_ready();
+    }
   }
-  // Not part of this pass: nothing starts them until the next completion on this rank.
+  // In ASTRA-sim not part of this pass: nothing starts them until the next completion on this rank.
+  make_released_ready();
+}
+
+void GraphRun::make_released_ready() {
   for (const std::uint32_t child : released_) {
     make_ready(child);
   }
+  released_.clear();
 }
 
 void GraphRun::start(std::uint32_t node) {
   const PlanNode& n = plan_.nodes[node];
   LaneState& lane = lanes_[n.lane];
+  if (config_.record_nodes) {
+    node_starts_[node] = services_.events.now();
+  }
+  if (is_instant(n, config_, durations_, sizes_)) {
+    end(node);
+    return;
+  }
   lane.is_busy[index(n.slot)] = n.slot != Slot::kFree;
   state_[node] = NodeState::kRunning;
-  const Call done{this, kNodeDone, node};
-  const Rank rank = plan_.lanes[n.lane].rank;
-  const Bytes size = sizes_[n.source];
-  const auto tag = static_cast<std::uint64_t>(static_cast<std::uint32_t>(n.tag));
   if (n.is_timed) {
     start_timed(node);
-  } else if (n.type == NodeType::kSend) {
-    mailbox_.send({tag, rank, n.peer, size}, done);
-  } else if (n.type == NodeType::kRecv) {
-    mailbox_.receive({tag, n.peer, rank, size}, done);
+  } else if (n.type == NodeType::kSend || n.type == NodeType::kRecv) {
+    start_message(node);
   } else if (n.type == NodeType::kColl) {
     start_collective(node);
-  } else if (n.type == NodeType::kInvalid) {
-    lane.is_busy[index(n.slot)] = false;
-    --lane.left;
-    state_[node] = NodeState::kDone;
-    release_children(node);
   } else {
-    services_.memory(n.location)->request({.rank = rank, .bytes = size}, lane.local, done);
+    start_access(node);
   }
 }
 
 void GraphRun::start_timed(std::uint32_t node) {
   const PlanNode& n = plan_.nodes[node];
   const Time time = node_time(n, services_, durations_, sizes_);
-  compute_[n.lane] += n.slot == Slot::kCompute ? time : 0;
+  compute_[n.lane] += is_compute(n, config_) ? time : 0;
   services_.events.schedule_local(lanes_[n.lane].local, time, {this, kNodeDone, node});
+}
+
+void GraphRun::start_message(std::uint32_t node) {
+  const PlanNode& n = plan_.nodes[node];
+  const Rank rank = plan_.lanes[n.lane].rank;
+  const Bytes size = sizes_[n.source];
+  const Call done{this, kNodeDone, node};
+  // ASTRA-sim keeps tags from 5 * 10^8 on for collectives.
+  const std::int32_t kept = config_.parity ? n.tag % 500'000'000 : n.tag;
+  const auto tag = static_cast<std::uint64_t>(static_cast<std::uint32_t>(kept));
+  if (n.type == NodeType::kSend) {
+    mailbox_.send({tag, rank, n.peer, size}, done);
+  } else {
+    mailbox_.receive({tag, n.peer, rank, size}, done);
+  }
 }
 
 void GraphRun::start_collective(std::uint32_t node) {
   const PlanNode& n = plan_.nodes[node];
-  const Bytes size = sizes_[n.source];
+  const CollectiveRequest request = n.request(sizes_[n.source]);
   const Call done{this, kNodeDone, node};
   LocalTimes& local = lanes_[n.lane].local;
-  if (services_.collectives->is_instant(*n.communicator, size)) {
+  if (services_.collectives->is_instant(request)) {
     services_.events.schedule_local(local, 0, done);
     return;
   }
-  collectives_.issue(n.lane, local, plan_.lanes[n.lane].rank, {*n.communicator, n.collective, size}, done);
+  collectives_.issue(n.lane, local, plan_.lanes[n.lane].rank, request, done);
+}
+
+void GraphRun::start_access(std::uint32_t node) {
+  const PlanNode& n = plan_.nodes[node];
+  const MemoryAccess access = n.access(plan_.lanes[n.lane].rank, sizes_[n.source]);
+  MemoryModel& memory = *services_.memory(n.location);
+  LocalTimes& local = lanes_[n.lane].local;
+  const Call done{this, kNodeDone, node};
+  if (n.type == NodeType::kPimComp) {
+    memory.compute(access, durations_[n.source], local, done);
+  } else {
+    memory.request(access, local, done);
+  }
 }
 
 void GraphRun::release_children(std::uint32_t node) {
@@ -148,20 +186,27 @@ void GraphRun::release_children(std::uint32_t node) {
   }
 }
 
-void GraphRun::complete(std::uint32_t node) {
-  check(state_[node] == NodeState::kRunning, "a node completes once, after its start");
+// Frees the node's slot and releases its children.
+void GraphRun::end(std::uint32_t node) {
   const PlanNode& n = plan_.nodes[node];
   LaneState& lane = lanes_[n.lane];
   state_[node] = NodeState::kDone;
   lane.is_busy[index(n.slot)] = false;
   --lane.left;
-  released_.clear();
-  release_children(node);
-  for (const std::uint32_t child : released_) {
-    make_ready(child);
+  if (config_.record_nodes) {
+    node_ends_[node] = services_.events.now();
   }
-  issue(n.lane);
-  test_finish(n.lane);
+  release_children(node);
+}
+
+void GraphRun::complete(std::uint32_t node) {
+  check(state_[node] == NodeState::kRunning, "a node completes once, after its start");
+  const std::uint32_t lane = plan_.nodes[node].lane;
+  released_.clear();
+  end(node);
+  make_released_ready();
+  issue(lane);
+  test_finish(lane);
 }
 
 void GraphRun::test_finish(std::uint32_t lane) {

@@ -26,6 +26,10 @@ class GraphRun final : public EventTarget {
   const std::vector<Time>& finish() const { return finish_; }
   const std::vector<Time>& compute() const { return compute_; }
 
+  // Per node of the plan, where nodes are recorded.
+  const std::vector<Time>& node_starts() const { return node_starts_; }
+  const std::vector<Time>& node_ends() const { return node_ends_; }
+
   // Appends a line per node that runs without end.
   void list_stuck(std::string* text) const;
 
@@ -48,7 +52,11 @@ class GraphRun final : public EventTarget {
   bool next_startable(LaneState& lane, std::uint32_t* node) const;
   void start(std::uint32_t node);
   void start_timed(std::uint32_t node);
+  void start_message(std::uint32_t node);
   void start_collective(std::uint32_t node);
+  void start_access(std::uint32_t node);
+  void end(std::uint32_t node);
+  void make_released_ready();
   void make_ready(std::uint32_t node);
   void release_children(std::uint32_t node);
   void complete(std::uint32_t node);
@@ -57,6 +65,7 @@ class GraphRun final : public EventTarget {
 
   const Plan& plan_;
   Services& services_;
+  const SystemConfig& config_;
   Mailbox mailbox_;
   CollectiveEngine collectives_;
   std::vector<LaneState> lanes_;
@@ -65,6 +74,8 @@ class GraphRun final : public EventTarget {
   std::vector<std::uint32_t> released_;  // by instant nodes during an issue pass
   std::vector<Time> finish_;
   std::vector<Time> compute_;
+  std::vector<Time> node_starts_;  // where nodes are recorded; -1: not yet
+  std::vector<Time> node_ends_;
   std::size_t lanes_left_ = 0;
   const Time* durations_ = nullptr;
   const Bytes* sizes_ = nullptr;

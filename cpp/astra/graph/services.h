@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "astra/collective/library.h"
+#include "astra/collective/symmetric.h"
 #include "astra/event/event_queue.h"
 #include "astra/graph/spec.h"
 #include "astra/memory/memory_model.h"
@@ -16,6 +17,7 @@ struct Services {
   EventQueue events;
   std::unique_ptr<Network> network;
   std::unique_ptr<CollectiveLibrary> collectives;
+  std::unique_ptr<SymmetricTimer> symmetric;
   std::array<std::unique_ptr<MemoryModel>, 5> memories;  // by location; none: not configured
 
   MemoryModel* memory(MemoryLocation location) const {

@@ -135,6 +135,22 @@ std::vector<Time> Submission::by_rank(const std::vector<Time>& by_lane) const {
   return result;
 }
 
+// Lanes ascend by rank, so the first that holds a node is that of its class's least rank.
+std::vector<Time> Submission::by_source(const std::vector<Time>& by_node) const {
+  if (by_node.empty()) {
+    refuse("node times are kept only with record_nodes");
+  }
+  std::vector<Time> result(plan_->names.size(), -1);
+  for (std::size_t i = plan_->nodes.size(); i-- > 0;) {
+    result[plan_->nodes[i].source] = by_node[i];
+  }
+  return result;
+}
+
+std::vector<Time> Submission::node_starts() const { return by_source(run ? run->node_starts() : std::vector<Time>{}); }
+
+std::vector<Time> Submission::node_ends() const { return by_source(run ? run->node_ends() : std::vector<Time>{}); }
+
 std::vector<Time> Submission::rank_finish() const {
   check(state == State::kDone, "finish times are asked once they are known");
   if (run != nullptr) {

@@ -59,6 +59,10 @@ class Submission {
   std::vector<Rank> ranks() const;
   std::vector<Time> rank_finish() const;   // in the last step
   std::vector<Time> rank_compute() const;  // accelerator COMP time, all steps
+  // When each node of the registered graph began and ended in the last step, on the first rank of its class; -1: never.
+  // Raises std::invalid_argument unless nodes are recorded.
+  std::vector<Time> node_starts() const;
+  std::vector<Time> node_ends() const;
 
   Ticket ticket = -1;
   GraphId graph = -1;
@@ -69,6 +73,7 @@ class Submission {
 
  private:
   void time_steps(const Services& services, Values durations, Values sizes);
+  std::vector<Time> by_source(const std::vector<Time>& by_node) const;
   std::vector<Time> by_rank(const std::vector<Time>& by_lane) const;
 
   const Plan* plan_ = nullptr;

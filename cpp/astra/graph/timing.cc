@@ -8,26 +8,57 @@
 
 namespace astra {
 
+namespace {
+
+Time recorded(Time duration, const SystemConfig& config) { return duration == 0 ? config.zero_duration_ns : duration; }
+
+// Attainable performance is the lesser of the peak and bandwidth times operational intensity (Williams et al.,
+// Roofline, CACM 52(4), 2009); order of operations as in ASTRA-sim.
+Time roofline(const PlanNode& node, const SystemConfig& config, Bytes size) {
+  if (size == 0 || node.num_ops == 0) {
+    return 0;
+  }
+  const auto ops = static_cast<double>(node.num_ops);
+  const double performance = std::min(config.local_mem_bandwidth * (ops / static_cast<double>(size)), config.peak_perf);
+  return truncate(ops / performance * 1e9);
+}
+
+}  // namespace
+
+bool is_instant(const PlanNode& node, const SystemConfig& config, const Time* durations, const Bytes* sizes) {
+  if (!config.parity || config.replay_only) {
+    return false;
+  }
+  if (node.type == NodeType::kInvalid) {
+    return true;
+  }
+  if (config.is_fork()) {
+    return node.type == NodeType::kComp && durations[node.source] == 0 && node.num_ops == 0;
+  }
+  return config.roofline_enabled && node.slot == Slot::kCompute && sizes[node.source] == 0;
+}
+
+bool is_compute(const PlanNode& node, const SystemConfig& config) {
+  return node.slot == Slot::kCompute || (config.replay_only && node.slot != Slot::kCpu);
+}
+
 Time node_time(const PlanNode& node, const Services& services, const Time* durations, const Bytes* sizes) {
+  const SystemConfig& config = services.collectives->config();
+  const Time duration = durations[node.source];
+  const Bytes size = sizes[node.source];
+  if (config.replay_only) {
+    return recorded(duration, config);
+  }
   switch (node.type) {
-    case NodeType::kComp: {
-      const Time duration = durations[node.source];
-      return duration == 0 ? services.collectives->config().zero_duration_ns : duration;
-    }
+    case NodeType::kComp:
+      if (is_instant(node, config, durations, sizes)) return 0;
+      return config.roofline_enabled && node.slot == Slot::kCompute ? roofline(node, config, size)
+                                                                    : recorded(duration, config);
     case NodeType::kMemLoad:
     case NodeType::kMemStore:
-      return services.memory(node.location)->service_time({.bytes = sizes[node.source]});
-    case NodeType::kColl: {
-      if (node.communicator == nullptr) {
-        const Time duration = durations[node.source];
-        return duration == 0 ? services.collectives->config().zero_duration_ns : duration;
-      }
-      const CollectiveLibrary& library = *services.collectives;
-      const Bytes size = sizes[node.source];
-      return library.is_instant(*node.communicator, size)
-                 ? 0
-                 : library.symmetric_time(*node.communicator, node.collective, size);
-    }
+      return services.memory(node.location)->service_time(node.access(0, size));
+    case NodeType::kColl:
+      return node.communicator == nullptr ? recorded(duration, config) : services.symmetric->time(node.request(size));
     default:
       return 0;
   }
@@ -40,7 +71,7 @@ ChainTime chain_time(const Plan& plan, const Lane& lane, const Services& service
     const PlanNode& node = plan.nodes[i];
     const Time time = node_time(node, services, durations, sizes);
     result.total = checked_sum(result.total, time);
-    result.compute += node.slot == Slot::kCompute ? time : 0;
+    result.compute += is_compute(node, services.collectives->config()) ? time : 0;
   }
   return result;
 }
@@ -51,12 +82,12 @@ void check_start(const PlanNode& node, const Plan& plan, const Services& service
                  const Bytes* sizes) {
   const Rank rank = plan.lanes[node.lane].rank;
   const Bytes size = sizes[node.source];
-  if (node.type == NodeType::kSend) {
-    services.network->fixed_delay(rank, node.peer, size);
-  } else if (node.type == NodeType::kColl && !node.is_timed) {
-    services.collectives->check_times(*node.communicator, node.collective, size, rank);
-  } else {
+  if (node.is_timed) {
     node_time(node, services, durations, sizes);
+  } else if (node.type == NodeType::kSend) {
+    services.network->lone_delay(rank, node.peer, size);
+  } else if (node.location_is_used()) {
+    services.memory(node.location)->service_time(node.access(rank, size));
   }
 }
 
@@ -91,14 +122,17 @@ void check_values(const Plan& plan, const Services& services, const Time* durati
     refuse_node(i, "size_bytes must be between 0 and 2^59, not " + std::to_string(sizes[i]));
   }
   const CollectiveLibrary& library = *services.collectives;
+  if (library.config().replay_only) {
+    return;
+  }
   for (const std::uint32_t i : plan.sized) {
     const PlanNode& node = plan.nodes[i];
     const Bytes size = sizes[node.source];
     if (node.type != NodeType::kColl && size == 0) {
       refuse_node(node.source, "a message needs at least one byte");
     }
-    if (node.communicator != nullptr && !library.is_instant(*node.communicator, size)) {
-      library.chunks(node.collective, size);
+    if (node.communicator != nullptr) {
+      library.check_size(node.request(size));
     }
   }
 }

@@ -16,37 +16,39 @@ BuildingBlock find_building_block(const std::string& name) {
 }
 
 GridTopology::GridTopology(const NetworkConfig& config, bool has_diagonals)
-    : Topology(config.npus_count, 0), has_diagonals_(has_diagonals) {
-  std::int64_t stride = 1;
+    : Topology(config.npus_count, 0), grid_(config.npus_count), has_diagonals_(has_diagonals) {
   std::int64_t devices = npus();
-  for (std::size_t d = 0; d < config.topology.size(); ++d) {
-    const std::int64_t count = config.npus_count[d];
+  for (std::size_t d = 0; d < grid_.dimensions(); ++d) {
     const BuildingBlock block = find_building_block(config.topology[d]);
-    dimensions_.push_back({block, count, stride, config.bandwidth[d], config.latency_ns[d], devices});
-    stride *= count;
-    devices += block == BuildingBlock::kSwitch ? npus() / count : 0;
+    dimensions_.push_back({block, config.bandwidth[d], config.latency_ns[d], devices});
+    devices += block == BuildingBlock::kSwitch ? npus() / grid_.counts()[d] : 0;
   }
 }
 
-std::int64_t GridTopology::Dimension::hops(Rank from, Rank to) const {
-  const std::int64_t a = coordinate(from);
-  const std::int64_t b = coordinate(to);
+std::int64_t GridTopology::hops(std::size_t d, Rank from, Rank to) const {
+  const std::int64_t a = grid_.coordinate(from, d);
+  const std::int64_t b = grid_.coordinate(to, d);
   if (a == b) return 0;
-  if (block == BuildingBlock::kFullyConnected) return 1;
-  if (block == BuildingBlock::kSwitch) return 2;
-  const std::int64_t clockwise = (b - a + count) % count;
-  return std::min(clockwise, count - clockwise);
+  if (dimensions_[d].block == BuildingBlock::kFullyConnected) return 1;
+  if (dimensions_[d].block == BuildingBlock::kSwitch) return 2;
+  const std::int64_t clockwise = a < b ? b - a : b - a + grid_.counts()[d];
+  return std::min(clockwise, grid_.counts()[d] - clockwise);
+}
+
+std::int64_t GridTopology::row(std::size_t d, Rank rank) const {
+  const std::int64_t inner = grid_.stride(d);
+  return rank / (inner * grid_.counts()[d]) * inner + rank % inner;
 }
 
 Path GridTopology::path(Rank from, Rank to) {
   Path path;
-  for (const Dimension& dimension : dimensions_) {
-    const std::int64_t crossed = dimension.hops(from, to);
+  for (std::size_t d = 0; d < dimensions_.size(); ++d) {
+    const std::int64_t crossed = hops(d, from, to);
     if (crossed == 0) {
       continue;
     }
-    path.latency_ns += static_cast<double>(crossed) * dimension.latency_ns;
-    path.bandwidth = std::min(path.bandwidth, dimension.bandwidth);
+    path.latency_ns += static_cast<double>(crossed) * dimensions_[d].latency_ns;
+    path.bandwidth = std::min(path.bandwidth, dimensions_[d].bandwidth);
     if (has_diagonals_) {
       break;
     }
@@ -55,9 +57,9 @@ Path GridTopology::path(Rank from, Rank to) {
 }
 
 bool GridTopology::are_alike(Rank a, Rank b, Rank c, Rank d) {
-  for (const Dimension& dimension : dimensions_) {
-    const std::int64_t crossed = dimension.hops(a, b);
-    if (crossed != dimension.hops(c, d)) {
+  for (std::size_t i = 0; i < dimensions_.size(); ++i) {
+    const std::int64_t crossed = hops(i, a, b);
+    if (crossed != hops(i, c, d)) {
       return false;
     }
     if (crossed != 0 && has_diagonals_) {
@@ -70,34 +72,35 @@ bool GridTopology::are_alike(Rank a, Rank b, Rank c, Rank d) {
 std::vector<LinkIndex> GridTopology::find_route(Rank from, Rank to) {
   std::vector<LinkIndex> route;
   Rank at = from;
-  for (const Dimension& dimension : dimensions_) {
-    cross(dimension, at, to, route);
+  for (std::size_t d = 0; d < dimensions_.size(); ++d) {
+    at = cross(d, at, to, route);
   }
   check(at == to, "a route ends where it should");
   return route;
 }
 
-void GridTopology::cross(const Dimension& dimension, Rank& at, Rank to, std::vector<LinkIndex>& route) {
-  const std::int64_t n = dimension.count;
-  std::int64_t here = dimension.coordinate(at);
-  const std::int64_t there = dimension.coordinate(to);
-  const auto rank_at = [&](std::int64_t coordinate) {
-    return static_cast<Rank>(at + (coordinate - dimension.coordinate(at)) * dimension.stride);
-  };
+Rank GridTopology::cross(std::size_t d, Rank at, Rank to, std::vector<LinkIndex>& route) {
+  const Dimension& dimension = dimensions_[d];
+  const std::int64_t n = grid_.counts()[d];
+  const std::int64_t there = grid_.coordinate(to, d);
+  const std::int64_t here = grid_.coordinate(at, d);
+  const auto rank_at = [&](std::int64_t place) { return static_cast<Rank>(at + (place - here) * grid_.stride(d)); };
+  if (here == there) {
+    return at;
+  }
   if (dimension.block == BuildingBlock::kRing) {
-    const std::int64_t clockwise = (there - here + n) % n;
-    const std::int64_t step = 2 * clockwise <= n ? 1 : n - 1;
-    for (; here != there; here = (here + step) % n) {
-      route.push_back(link(dimension, rank_at(here), rank_at((here + step) % n)));
+    const std::int64_t step = 2 * ((there - here + n) % n) <= n ? 1 : n - 1;
+    for (std::int64_t place = here; place != there; place = (place + step) % n) {
+      route.push_back(link(dimension, rank_at(place), rank_at((place + step) % n)));
     }
-  } else if (dimension.block == BuildingBlock::kFullyConnected && here != there) {
+  } else if (dimension.block == BuildingBlock::kFullyConnected) {
     route.push_back(link(dimension, at, rank_at(there)));
-  } else if (here != there) {
-    const std::int64_t middle = dimension.switches + dimension.row(at);
+  } else {
+    const std::int64_t middle = dimension.switches + row(d, at);
     route.push_back(link(dimension, at, middle));
     route.push_back(link(dimension, middle, rank_at(there)));
   }
-  at = rank_at(there);
+  return rank_at(there);
 }
 
 LinkIndex GridTopology::link(const Dimension& dimension, std::int64_t from, std::int64_t to) {

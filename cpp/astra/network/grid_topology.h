@@ -5,6 +5,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "astra/network/grid.h"
 #include "astra/network/topology.h"
 
 namespace astra {
@@ -27,22 +28,20 @@ class GridTopology final : public Topology {
  private:
   struct Dimension {
     BuildingBlock block;
-    std::int64_t count;
-    std::int64_t stride;  // between ranks that are neighbours in it
     double bandwidth;
     double latency_ns;
     std::int64_t switches;  // the device that is its first row's switch
-
-    std::int64_t coordinate(Rank rank) const { return rank / stride % count; }
-    std::int64_t row(Rank rank) const { return rank / (stride * count) * stride + rank % stride; }
-    std::int64_t hops(Rank from, Rank to) const;
   };
 
+  std::int64_t hops(std::size_t d, Rank from, Rank to) const;
+  // Ranks that differ only in their coordinate along `d` have one row.
+  std::int64_t row(std::size_t d, Rank rank) const;
   std::vector<LinkIndex> find_route(Rank from, Rank to) override;
-  // Moves `at` to the coordinate of `to`.
-  void cross(const Dimension& dimension, Rank& at, Rank to, std::vector<LinkIndex>& route);
+  // Extends the route to the rank beside `at` that has the coordinate of `to`, and returns that rank.
+  Rank cross(std::size_t d, Rank at, Rank to, std::vector<LinkIndex>& route);
   LinkIndex link(const Dimension& dimension, std::int64_t from, std::int64_t to);
 
+  Grid grid_;
   std::vector<Dimension> dimensions_;
   bool has_diagonals_;
   std::unordered_map<std::uint64_t, LinkIndex> numbers_;  // of links, by their two devices

@@ -2,8 +2,8 @@
 #pragma once
 
 #include <cstdint>
-#include <unordered_map>
 
+#include "astra/base/flat_map.h"
 #include "astra/base/slots.h"
 #include "astra/event/event_queue.h"
 #include "astra/network/network.h"
@@ -20,21 +20,36 @@ struct MessageKey {
   bool operator==(const MessageKey&) const = default;
 };
 
-class Mailbox final : public EventTarget {
+// Whoever carries the messages of collectives.
+class Messenger {
  public:
-  Mailbox(EventQueue& events, Network& network) : events_(events), network_(network) {}
-
+  virtual ~Messenger() = default;
   // `sent` is called when the message arrives, before the receiver's call.
-  void send(const MessageKey& key, Call sent);
+  virtual void send(const MessageKey& key, Call sent) = 0;
   // `received` is called when the message arrives, or in an event of its own at once if it already has.
-  void receive(const MessageKey& key, Call received);
+  virtual void receive(const MessageKey& key, Call received) = 0;
+  // Sends, and expects a message of the same tag and size from `source`.
+  virtual void exchange(const MessageKey& key, Rank source, Call received) {
+    send(key, {});
+    receive({key.tag, source, key.from, key.bytes}, received);
+  }
+};
+
+class Mailbox final : public Messenger, public EventTarget {
+ public:
+  // With `is_rendezvous` a send waits for a handshake of 8192 bytes, which the receiver sends when it is ready.
+  Mailbox(EventQueue& events, Network& network, bool is_rendezvous)
+      : events_(events), network_(network), is_rendezvous_(is_rendezvous) {}
+
+  void send(const MessageKey& key, Call sent) override;
+  void receive(const MessageKey& key, Call received) override;
   // Forgets messages that nobody received.
   void clear();
 
   void fire(std::uint32_t code, std::uint64_t arg) override;
 
  private:
-  enum Code : std::uint32_t { kArrived, kPickedUp };
+  enum Code : std::uint32_t { kArrived, kPickedUp, kSendNow, kReceiveNow };
   static constexpr std::uint32_t kNone = 0xffffffff;
 
   struct Message {
@@ -53,14 +68,24 @@ class Mailbox final : public EventTarget {
   struct Hash {
     std::size_t operator()(const MessageKey& key) const;
   };
+  // A half that waits for its handshake.
+  struct Held {
+    MessageKey key;
+    Call call;
+  };
 
   // Returns the oldest message of the key that lacks the given half, or a new one that lacks the other.
   std::uint32_t pair(const MessageKey& key, bool is_send);
+  void send_now(const MessageKey& key, Call sent);
+  void receive_now(const MessageKey& key, Call received);
+  std::uint32_t hold(const MessageKey& key, Call call);
 
   EventQueue& events_;
   Network& network_;
+  bool is_rendezvous_;
   Slots<Message> messages_;
-  std::unordered_map<MessageKey, Unpaired, Hash> unpaired_;
+  Slots<Held> held_;
+  FlatMap<MessageKey, Unpaired, Hash> unpaired_;
 };
 
 }  // namespace astra

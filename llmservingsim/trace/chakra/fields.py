@@ -46,11 +46,13 @@ class Reading:
         dialect: A key of `schema.NODE_TYPES`.
         groups: Communicator group id -> ranks, or None when none were given.
         dimensions: How many flags of ``involved_dim`` count, or None for all.
+        exact_durations: Whether ``llmservingsim.duration_ns`` counts.
     """
 
     dialect: str
     groups: Mapping[int, Sequence[int]] | None
     dimensions: int | None
+    exact_durations: bool = True
 
     @property
     def hint(self) -> str:

@@ -61,6 +61,7 @@ def read_traces(
     groups: Mapping[int, Sequence[int]] | None = None,
     dialect: str = schema.MLCOMMONS,
     dimensions: int | None = None,
+    exact_durations: bool = True,
 ) -> Graph:
     """Read ``<prefix>.0.et``, ``<prefix>.1.et`` ... as one expanded graph.
 
@@ -77,6 +78,7 @@ def read_traces(
             nanoseconds, control dependencies that do not count, and at most one group per rank, used by all its
             collectives.
         dimensions: Dimensions of the network: how many flags of ``involved_dim`` count, or None for all.
+        exact_durations: Whether ``llmservingsim.duration_ns`` counts; a stock ASTRA-sim reads only the field.
 
     Raises:
         TraceError: A file is missing or malformed, or holds what a graph cannot.
@@ -88,7 +90,7 @@ def read_traces(
         )
     if groups and min(groups) < 1:
         raise TraceError(f"communicator group id {min(groups)} is not allowed; expected a positive integer")
-    reading = Reading(dialect, groups, dimensions)
+    reading = Reading(dialect, groups, dimensions, exact_durations)
     parse, decode = schema.raw_node_parser(), schema.attribute_decoder()
     traces = []
     for rank, path in enumerate(_files(prefix, ranks)):
@@ -132,7 +134,8 @@ def _read_trace(path: Path, parse: NodeParser, interpreter: NodeInterpreter, rea
     columns = _columns(nodes, interpreter)
     micros = [n.duration_micros for n in nodes]
     scale = 1 if reading.dialect == schema.LLMSERVINGSIM2 else 1000
-    columns["duration_ns"] = _durations(columns["duration_ns"], micros, scale, path)
+    exact_ns = columns["duration_ns"] if reading.exact_durations else np.full(len(nodes), -1)
+    columns["duration_ns"] = _durations(exact_ns, micros, scale, path)
     return _Trace([n.name for n in nodes], columns, data_lengths, data_deps, ctrl_lengths, ctrl_deps)
 
 

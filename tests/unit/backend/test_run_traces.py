@@ -38,5 +38,5 @@ def test_traces_must_be_as_many_as_ranks() -> None:
 
 def test_what_the_system_cannot_do_is_a_trace_error() -> None:
     nodes = [Node("c", NodeType.COMM_COLL, rank_class=r, size_bytes=64) for r in range(2)]
-    with pytest.raises(TraceError, match="collective algorithm 'tree' is not supported"):
+    with pytest.raises(TraceError, match="collective algorithm 'tree' is not one of direct"):
         run_traces(graph(*nodes), NETWORK, SystemModel(all_reduce=["tree"]), MemoryModel())

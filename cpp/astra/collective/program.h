@@ -1,0 +1,39 @@
+// A collective spelled out: the steps of one rank and what each waits for.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "astra/base/types.h"
+
+namespace astra {
+
+enum class StepKind : std::uint8_t { kSend = 0, kReceive = 1, kReduce = 2, kDelay = 3 };
+
+struct Step {
+  StepKind kind = StepKind::kDelay;
+  std::int32_t peer = -1;  // place in the communicator
+  Bytes bytes = 0;         // of the message or the reduced block
+  Time duration = -1;      // of a delay; -1: the endpoint delay
+  std::uint32_t tag = 0;
+  bool is_awaited = true;            // the program ends only after this step
+  std::vector<std::uint32_t> after;  // steps that must have ended
+};
+
+using Program = std::vector<Step>;
+
+// Turns "waits for" round: the followers of step i are followers[offsets[i], offsets[i + 1]).
+struct Dependencies {
+  explicit Dependencies(const Program& program);
+  Dependencies() = default;
+
+  std::vector<std::uint32_t> waits;  // per step, how many it waits for
+  std::vector<std::uint32_t> offsets;
+  std::vector<std::uint32_t> followers;
+};
+
+// Raises std::invalid_argument on a step that cannot run in a communicator of that many places: wrong numbers, or
+// dependencies in a circle.
+void check_program(const Program& program, std::int32_t places);
+
+}  // namespace astra

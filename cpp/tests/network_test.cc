@@ -134,7 +134,7 @@ void refuses_a_route_in_circles() {
 void pairs_by_key_and_order() {
   EventQueue events;
   const auto network = astra::make_network(config("Ring", 4), events);
-  astra::Mailbox mailbox(events, *network);
+  astra::Mailbox mailbox(events, *network, false);
   Log log;
   mailbox.receive({7, 0, 1, 100}, log.call('1'));
   mailbox.receive({7, 0, 1, 100}, log.call('2'));
@@ -148,7 +148,7 @@ void pairs_by_key_and_order() {
 void delivers_to_late_receivers() {
   EventQueue events;
   const auto network = astra::make_network(config("Ring", 4), events);
-  astra::Mailbox mailbox(events, *network);
+  astra::Mailbox mailbox(events, *network, false);
   Log log;
   mailbox.send({7, 0, 1, 100}, log.call('a'));
   events.fire_next();
@@ -172,6 +172,10 @@ void refuses_wrong_configurations() {
   CHECK(refused({{"Ring"}, {2}, {0}, {0}}) == "network: bandwidth must be positive, not 0.000000");
   CHECK(refused({{"Ring"}, {2}, {1}, {-1}}) == "network: latency must not be negative, not -1.000000");
   CHECK(refused({{"Ring"}, {2}, {1}, {}}).find("equal length, not 1, 1, 1 and 0") != std::string::npos);
+  NetworkConfig flow = grid("flow", "Ring", 4, 1, 0);
+  flow.parity = true;
+  CHECK(refused(flow) ==
+        "network: model 'flow' is none of ASTRA-sim's, whose oddities parity keeps; aware and unaware are");
   CHECK(refused(grid("awair", "Ring", 4, 1, 0)) ==
         "network: model 'awair' is not one of aware, flow, unaware (did you mean 'aware'?)");
 }

@@ -1,7 +1,6 @@
 """With links that carry one message at a time, every rank finishes when ASTRA-sim's congestion-aware binary says.
 
-The rows are runs of one dimension with ring collectives or point-to-point messages; they lie outside the repository, so
-the test skips without them.
+The rows are runs on one dimension; they lie outside the repository, so the test skips without them.
 """
 
 import csv
@@ -23,22 +22,25 @@ REFERENCE = DATA / "reference_public.csv"
 
 # Rows per section that must be compared; fewer means that a filter below hides some.
 SECTIONS = {
-    "1d": 99,
+    "1d": 296,
     "odd_size": 92,
-    "active_chunks": 10,
-    "bw_lat": 11,
-    "endpoint_delay": 4,
+    "active_chunks": 18,
+    "bw_lat": 19,
+    "direct_window": 22,
+    "endpoint_delay": 7,
     "injection_scale": 1,
-    "local_mem_bw": 4,
+    "local_mem_bw": 11,
     "local_reduction_delay": 1,
-    "p2p": 27,
-    "comm_group": 20,
+    "num_queues": 7,
+    "one_impl": 20,
+    "overlap": 5,
+    "p2p": 29,
+    "comm_group": 43,
+    "policy": 4,
+    "rendezvous": 2,
 }
 
 ABORTED = "error_rc-6"  # by SIGABRT
-
-# Options that the native backend does not have.
-UNSUPPORTED_OPTIONS = ("--rendezvous-protocol", "--num-queues-per-dim")
 
 
 @cache
@@ -48,13 +50,9 @@ def rows(status: str) -> Mapping[str, list[dict[str, str]]]:
     by_section: dict[str, list[dict[str, str]]] = defaultdict(list)
     with REFERENCE.open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            if row["simulator"] == "upstream_aware" and row["status"] == status and is_supported(row):
+            if row["simulator"] == "upstream_aware" and row["status"] == status:
                 by_section[row["section"]].append(row)
     return by_section
-
-
-def is_supported(row: dict[str, str]) -> bool:
-    return row["implementation"] in ("ring", "") and not any(o in row["cli_extra"] for o in UNSUPPORTED_OPTIONS)
 
 
 def simulate(row: dict[str, str]) -> list[RankResult]:
@@ -64,6 +62,11 @@ def simulate(row: dict[str, str]) -> list[RankResult]:
     if path := options.pop("--comm-group-configuration", None):
         groups = read_groups(DATA / "astra_reference_configs" / "comm_group" / Path(path).name)
     system = read_system(DATA / row["system_file"], float(options.pop("--injection-scale", 1.0)))
+    system = msgspec.structs.replace(
+        system,
+        num_queues_per_dim=int(options.pop("--num-queues-per-dim", 1)),
+        rendezvous=options.pop("--rendezvous-protocol", "false") == "true",
+    )
     assert not options, f"row {row['id']}: options {options} are not understood"
     graph = read_traces(DATA / row["workload_prefix"], ranks=network.npus, groups=groups, dimensions=1)
     return run_traces(graph, network, system, read_memory(DATA / row["memory_file"]))
@@ -91,7 +94,7 @@ def test_every_rank_finishes_when_astra_sim_says(section: str) -> None:
 
 def test_what_aborts_in_astra_sim_is_refused_with_the_reason() -> None:
     aborted = [row for section in rows(ABORTED).values() for row in section]
-    assert len(aborted) == 2
+    assert len(aborted) == 6
     for row in aborted:
         with pytest.raises(TraceError, match="aborts on a Ring of 2 ranks"):
             simulate(row)

@@ -84,7 +84,7 @@ void FlowNetwork::fire(std::uint32_t code, std::uint64_t) {
 }
 
 void FlowNetwork::solve() {
-  leave_due();  // what ends now has ended before anything else gets its share
+  check(departures_.empty() || departures_.next_time() > now(), "what ends now has left before others get its share");
   ++solution_;
   for (const LinkIndex link : changed_) {
     if (states_[link].solution == solution_) {

@@ -132,6 +132,9 @@ std::unique_ptr<Network> make_network(const NetworkConfig& config, EventQueue& e
     return std::make_unique<QueueingNetwork>(std::move(topology), events, config.parity);
   }
   if (config.model == "flow") {
+    if (config.parity) {
+      refuse("network: model 'flow' is none of ASTRA-sim's, whose oddities parity keeps; aware and unaware are");
+    }
     return std::make_unique<FlowNetwork>(std::move(topology), events);
   }
   refuse("network: model '" + config.model + "' is not one of aware, flow, unaware" +

@@ -6,34 +6,27 @@
 #include <span>
 #include <vector>
 
+#include "astra/base/flat_map.h"
 #include "astra/base/types.h"
 
 namespace astra {
 
 using LinkIndex = std::uint32_t;
 
-// An open-addressing table over flat storage: every message looks its route up. Routes stay where they are.
+// Every message looks its route up. Routes lie in flat storage and stay where they are.
 class RouteCache {
  public:
-  RouteCache();
-
   // Empty if the pair's route is not known.
-  std::span<const LinkIndex> find(Rank from, Rank to) const;
-  // Keeps a route, which must not be empty, of a pair that has none.
+  std::span<const LinkIndex> find(Rank from, Rank to);
+  // Keeps the route of a pair that has none.
   std::span<const LinkIndex> keep(Rank from, Rank to, const std::vector<LinkIndex>& links);
 
  private:
-  struct Entry {
-    std::uint64_t pair = 0;
-    std::span<const LinkIndex> links;  // none: the place is free
+  struct Hash {
+    std::size_t operator()(std::uint64_t pair) const { return static_cast<std::size_t>(mix(pair)); }
   };
 
-  // The place of a pair, or the free one where it belongs.
-  std::size_t place(std::uint64_t pair) const;
-  void grow();
-
-  std::vector<Entry> table_;
-  std::size_t used_ = 0;
+  FlatMap<std::uint64_t, std::span<const LinkIndex>, Hash> routes_;
   std::deque<std::vector<LinkIndex>> storage_;
 };
 

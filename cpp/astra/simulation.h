@@ -25,6 +25,7 @@ class Simulation final : public EventTarget {
   Simulation& operator=(const Simulation&) = delete;
 
   Time now() const { return services_.events.now(); }
+  const Network& network() const { return *services_.network; }
   GraphId add_graph(const GraphSpec& graph);
   std::size_t graph_size(GraphId graph) const;
   // Raises std::invalid_argument on values that cannot run, and is then as before.

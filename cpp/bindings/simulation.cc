@@ -22,38 +22,46 @@ Array<T> to_numpy(std::vector<T> values) {
   return Array<T>(owned->data(), {owned->size()}, owner);
 }
 
-// A simulation that refuses calls while another thread is inside `advance`, which runs without the GIL.
+// A simulation that refuses calls while another is under way: `advance` runs without the GIL.
 class Guarded {
  public:
   Guarded(const astra::NetworkConfig& network, const astra::SystemConfig& system, const astra::MemoryConfig& memory)
       : simulation_(network, system, memory) {}
 
   astra::Simulation& idle() {
-    if (is_advancing_) {
-      throw std::runtime_error("the backend is in use: another thread is inside its advance");
+    if (is_in_use_) {
+      throw std::runtime_error("the backend is in use: another call of it has not returned");
     }
     return simulation_;
   }
 
-  std::vector<astra::Ticket> advance(astra::Time until) {
+  // What may ask Python for a route lets other threads in meanwhile.
+  template <typename Action>
+  auto alone(Action action) {
     idle();
-    const Advancing advancing(is_advancing_);
-    const nb::gil_scoped_release unlocked;
-    return simulation_.advance(until);
+    const Use use(is_in_use_);
+    return action(simulation_);
+  }
+
+  std::vector<astra::Ticket> advance(astra::Time until) {
+    return alone([&](astra::Simulation& simulation) {
+      const nb::gil_scoped_release unlocked;
+      return simulation.advance(until);
+    });
   }
 
  private:
   // The flag changes only with the GIL held.
-  struct Advancing {
-    explicit Advancing(bool& is_advancing) : flag(is_advancing) { flag = true; }
-    ~Advancing() { flag = false; }
-    Advancing(const Advancing&) = delete;
-    Advancing& operator=(const Advancing&) = delete;
+  struct Use {
+    explicit Use(bool& is_in_use) : flag(is_in_use) { flag = true; }
+    ~Use() { flag = false; }
+    Use(const Use&) = delete;
+    Use& operator=(const Use&) = delete;
     bool& flag;
   };
 
   astra::Simulation simulation_;
-  bool is_advancing_ = false;
+  bool is_in_use_ = false;
 };
 
 astra::Ticket submit(Guarded& self, astra::GraphId graph, nb::handle durations, nb::handle sizes, astra::Ticket after) {
@@ -64,7 +72,25 @@ astra::Ticket submit(Guarded& self, astra::GraphId graph, nb::handle durations, 
       (d.values().steps != s.values().steps || d.dimensions() != s.dimensions())) {
     throw std::invalid_argument("durations_ns and sizes_bytes must have the same shape");
   }
-  return self.idle().submit(graph, d.values(), s.values(), after);
+  return self.alone(
+      [&](astra::Simulation& simulation) { return simulation.submit(graph, d.values(), s.values(), after); });
+}
+
+template <typename T, typename Value>
+Array<T> per_link(Guarded& self, Value value) {
+  std::vector<T> result;
+  for (const astra::LinkUse& use : self.idle().network().link_use()) {
+    result.push_back(value(use));
+  }
+  return to_numpy(std::move(result));
+}
+
+nb::list link_ends(Guarded& self) {
+  nb::list result;
+  for (const astra::Link& link : self.idle().network().links()) {
+    result.append(nb::make_tuple(link.from, link.to));
+  }
+  return result;
 }
 
 nb::list advance(Guarded& self, astra::Time until) {
@@ -88,7 +114,7 @@ void bind_simulation(nb::module_& module) {
           "register",
           [](Guarded& self, nb::handle graph) {
             const astra::GraphSpec spec = to_spec(graph);  // runs Python, which may let other threads in
-            return self.idle().add_graph(spec);
+            return self.alone([&](astra::Simulation& simulation) { return simulation.add_graph(spec); });
           },
           nb::arg("graph"), "Check a graph and keep its topology.")
       .def("submit", &submit, nb::arg("graph"), nb::arg("durations_ns") = nb::none(),
@@ -109,6 +135,16 @@ void bind_simulation(nb::module_& module) {
       .def(
           "rank_compute_ns", [](Guarded& self, Ticket ticket) { return to_numpy(self.idle().rank_compute(ticket)); },
           nb::arg("ticket"), "Accelerator COMP time of each of `ranks` over all steps of a completed ticket.")
+      .def("link_ends", &link_ends,
+           "The devices that each link leads from and to: a fabric's links, or those of a grid that were used so far.")
+      .def(
+          "link_bytes",
+          [](Guarded& self) { return per_link<astra::Bytes>(self, [](const auto& use) { return use.bytes; }); },
+          "Bytes that each of `link_ends` carried so far; empty where messages do not occupy links.")
+      .def(
+          "link_busy_ns",
+          [](Guarded& self) { return per_link<astra::Time>(self, [](const auto& use) { return use.busy_ns; }); },
+          "For how long each of `link_ends` carried something so far; empty likewise.")
       .def(
           "node_times",
           [](Guarded& self, Ticket ticket) {

@@ -38,7 +38,7 @@ class GraphBuilder {
   int add(astra::NodeType type, int rank_class, astra::Time duration, astra::Bytes size, astra::Rank peer,
           std::vector<int> deps) {
     const int index = static_cast<int>(spec_.names.size());
-    spec_.names.push_back("n" + std::to_string(index));
+    spec_.names.emplace_back("n").append(std::to_string(index));
     spec_.type.push_back(static_cast<std::uint8_t>(type));
     spec_.rank_class.push_back(rank_class);
     spec_.duration_ns.push_back(duration);

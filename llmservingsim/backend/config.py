@@ -46,7 +46,12 @@ class LinkModel(msgspec.Struct, frozen=True, array_like=True):
     source: int
     target: int
     bandwidth_gbps: float
-    latency_ns: float
+    latency_ns: float = 0.0
+
+    @property
+    def bandwidth_bytes_per_ns(self) -> float:
+        """As `NetworkModel.bandwidth_bytes_per_ns`."""
+        return self.bandwidth_gbps * LINK_GB / 1e9
 
 
 class FabricModel(msgspec.Struct, frozen=True):
@@ -80,10 +85,10 @@ class NetworkModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             one message at a time, store and forward; ``flow`` shares links max-min fair.
     """
 
-    topology: list[str]
-    npus_count: list[int]
-    bandwidth_gbps: list[float]
-    latency_ns: list[float]
+    topology: list[str] = []
+    npus_count: list[int] = []
+    bandwidth_gbps: list[float] = []
+    latency_ns: list[float] = []
     model: CongestionModel = "unaware"
     fabric: FabricModel | None = None
 

@@ -6,7 +6,7 @@ import msgspec
 
 from llmservingsim.backend import _native
 from llmservingsim.backend.collectives import COLLECTIVES, author
-from llmservingsim.backend.config import MEMORY_GB, TERA, MemoryModel, NetworkModel, SystemModel
+from llmservingsim.backend.config import MEMORY_GB, TERA, FabricModel, MemoryModel, NetworkModel, SystemModel
 from llmservingsim.backend.memory import native_level
 
 
@@ -18,6 +18,9 @@ class NativeBackend(_native.Simulation):
     its own messages on every rank. What a completed ticket did (`step_ends_ns`, `rank_finish_ns`) can be asked until
     the next `advance`, what the memories did (`memory_use`) at any time. A step that follows another step or ticket
     begins when the clock leaves the instant at which that one ended; until then `cut` drops it.
+
+    With congestion, `link_bytes` and `link_busy_ns` say what the links of `link_ends` carried so far: a fabric's in its
+    own order, those of a grid in the order in which messages came to use them.
 
     Many can run in threads side by side; each is for one thread at a time: while one is inside `advance`, calls of
     others raise RuntimeError.
@@ -44,7 +47,17 @@ def _network(model: NetworkModel, *, parity: bool) -> _native.NetworkConfig:
     config.latency_ns = model.latency_ns
     config.model = model.model
     config.parity = parity
+    if model.fabric is not None:
+        _fill_fabric(config.fabric, model.fabric)
     return config
+
+
+def _fill_fabric(fabric: _native.Fabric, model: FabricModel) -> None:
+    fabric.endpoints = model.endpoints
+    fabric.switches = model.switches
+    fabric.set_links([(link.source, link.target, link.bandwidth_bytes_per_ns, link.latency_ns) for link in model.links])
+    if model.route is not None:
+        fabric.set_route(model.route)
 
 
 _PLAIN_FIELDS = (

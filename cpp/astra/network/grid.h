@@ -1,26 +1,24 @@
-// Ranks on a grid: how they are numbered, and which links lie between two of them.
+// How ranks on a grid are numbered.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <string>
+#include <utility>
 #include <vector>
 
 #include "astra/base/types.h"
 
 namespace astra {
 
-enum class Topology : std::uint8_t { kRing, kFullyConnected, kSwitch };
-
-// `name` is Ring, FullyConnected or Switch; raises std::invalid_argument on another.
-Topology find_topology(const std::string& name);
-
-// Links crossed within a dimension of `count` ranks, from one position to another.
-std::int64_t hops(Topology topology, std::int64_t count, std::int64_t from, std::int64_t to);
-
 // Coordinates of ranks; dimension 0 varies fastest.
 class Grid {
  public:
-  explicit Grid(std::vector<std::int64_t> counts);
+  explicit Grid(std::vector<std::int64_t> counts) : counts_(std::move(counts)) {
+    for (const std::int64_t count : counts_) {
+      strides_.push_back(size_);
+      size_ *= count;
+    }
+  }
 
   const std::vector<std::int64_t>& counts() const { return counts_; }
   std::int64_t size() const { return size_; }

@@ -35,7 +35,9 @@ class Network {
   virtual Time lone_delay(Rank from, Rank to, Bytes bytes) const = 0;
   // Whether transfers of any one size from `a` to `b` and from `c` to `d` always take equally long.
   virtual bool are_alike(Rank a, Rank b, Rank c, Rank d) const = 0;
-  // Per link of a network that has links; else empty.
+  // A fabric's in its own order; of a grid those that a message has crossed so far, in the order of first use.
+  virtual const std::vector<Link>& links() const = 0;
+  // Per link, in that order; empty where messages do not occupy links.
   virtual std::vector<LinkUse> link_use() const { return {}; }
 };
 

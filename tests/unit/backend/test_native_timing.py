@@ -259,7 +259,7 @@ def test_a_backend_in_use_refuses_other_threads() -> None:
             except RuntimeError as error:
                 refusals.append(str(error))
         assert completed.result() == [ticket]
-    assert refusals == ["the backend is in use: another thread is inside its advance"]
+    assert refusals == ["the backend is in use: another call of it has not returned"]
     assert backend.now_ns == 4_000_000
 
 

@@ -18,10 +18,10 @@ RUN_OUTPUT := out/run
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench validate docs changelog clean
+.PHONY: help run test lint format bench validate validate-astra docs changelog clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/.package $(RUN_WORKLOAD) ## Simulate 300 requests on one H100 and say where the results lie
 	$(BIN)/llmservingsim run $(RUN_CONFIG) --workload $(RUN_WORKLOAD) --output $(RUN_OUTPUT)
@@ -45,6 +45,9 @@ bench: $(VENV)/.dev ## Run the benchmarks; fails when a goal is missed
 
 validate: $(VENV)/.dev ## Compare with measured runs, where their data is beside the repository
 	$(BIN)/python benchmarks/validate.py
+
+validate-astra: $(VENV)/.dev ## Compare with every reference run of ASTRA-sim, where they are beside the repository
+	$(BIN)/python benchmarks/validate_astra.py
 
 docs: $(VENV)/.dev ## Write the generated reference pages
 	$(BIN)/python -m llmservingsim.cli.reference docs/reference

@@ -38,7 +38,7 @@ class Builder {
       add_nodes(static_cast<std::uint32_t>(i));
     }
     link();
-    plan_.is_timed = true;
+    plan_.is_timed = !needs_events();
     waiting_ = plan_.waits;
     for (Lane& lane : plan_.lanes) {
       find_chain(lane);
@@ -144,10 +144,13 @@ class Builder {
     }
   }
 
+  // In LLMServingSim idle ranks report at the first event.
+  bool needs_events() const { return config_.parity && config_.is_fork(); }
+
   // Whether a lane that has only such nodes, one after another, takes the sum of their times.
   bool is_chainable(const PlanNode& node) const {
     const bool may_be_instant = config_.parity && config_.roofline_enabled && node.slot == Slot::kCompute;
-    return node.is_timed && !may_be_instant && !config_.record_nodes;
+    return node.is_timed && !may_be_instant && !config_.record_nodes && !needs_events();
   }
 
   // Turns "waits for" into "releases"; a dependency that is both data and control counts once.

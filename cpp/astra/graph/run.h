@@ -48,6 +48,7 @@ class GraphRun final : public EventTarget {
 
   void begin_lane(std::uint32_t lane);
   void begin_chain(std::uint32_t lane);
+  void report_idle();
   void issue(std::uint32_t lane);
   bool next_startable(LaneState& lane, std::uint32_t* node) const;
   void start(std::uint32_t node);
@@ -76,6 +77,7 @@ class GraphRun final : public EventTarget {
   std::vector<Time> compute_;
   std::vector<Time> node_starts_;  // where nodes are recorded; -1: not yet
   std::vector<Time> node_ends_;
+  std::vector<std::uint32_t> idle_;  // had nothing to do from the beginning, and have not said so
   std::size_t lanes_left_ = 0;
   const Time* durations_ = nullptr;
   const Bytes* sizes_ = nullptr;

@@ -75,6 +75,54 @@ void starts_a_new_group_once_one_has_run() {
   CHECK(recorder.seen == "abc");
 }
 
+// Schedules another local event for the instant at which it runs.
+class Follower final : public astra::EventTarget {
+ public:
+  Follower(EventQueue& events, LocalTimes& rank, astra::Call next) : events_(events), rank_(rank), next_(next) {}
+  void fire(std::uint32_t, std::uint64_t) override { events_.schedule_local(rank_, 0, next_); }
+
+ private:
+  EventQueue& events_;
+  LocalTimes& rank_;
+  astra::Call next_;
+};
+
+void joins_the_group_that_runs() {
+  EventQueue events;
+  Recorder recorder(events);
+  LocalTimes rank;
+  Follower follower(events, rank, recorder.call('a'));
+  events.schedule_local(rank, 5, {&follower, 0, 0});
+  events.schedule(5, recorder.call('b'));
+  drain(events);
+  CHECK(recorder.seen == "ab");
+}
+
+void orders_many_instants() {
+  EventQueue events;
+  Recorder recorder(events);
+  for (int i = 0; i < 1000; ++i) events.schedule((i * 7919) % 1000, recorder.call('x'));
+  astra::Time last = 0;
+  while (!events.empty()) {
+    CHECK(events.next_time() >= last);
+    last = events.next_time();
+    events.fire_next();
+  }
+  CHECK(recorder.seen.size() == 1000 && last == 999);
+}
+
+void refuses_time_zero_on_demand() {
+  EventQueue events;
+  Recorder recorder(events);
+  events.refuse_time_zero(true);
+  CHECK_THROWS(events.schedule(0, recorder.call('a')), std::invalid_argument);
+  events.schedule(1, recorder.call('b'));
+  events.refuse_time_zero(false);
+  events.schedule(0, recorder.call('a'));
+  drain(events);
+  CHECK(recorder.seen == "ab");
+}
+
 void refuses_the_past_and_the_end_of_time() {
   EventQueue events;
   Recorder recorder(events);
@@ -94,6 +142,9 @@ Tests event_tests() {
        groups_the_local_events_of_a_rank},
       {"a local event added after its group has run goes to the end of the instant",
        starts_a_new_group_once_one_has_run},
+      {"a local event added while its group runs joins it", joins_the_group_that_runs},
+      {"many instants are met in order", orders_many_instants},
+      {"an event at time 0 is refused while ASTRA-sim would abort", refuses_time_zero_on_demand},
       {"neither the past nor the end of time can be scheduled", refuses_the_past_and_the_end_of_time},
   };
 }

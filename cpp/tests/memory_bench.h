@@ -24,6 +24,7 @@ class OneLink final : public astra::Network {
   std::optional<astra::Time> fixed_delay(astra::Rank, astra::Rank, astra::Bytes) const override { return {}; }
   astra::Time lone_delay(astra::Rank, astra::Rank, astra::Bytes bytes) const override { return bytes; }
   bool are_alike(astra::Rank, astra::Rank, astra::Rank, astra::Rank) const override { return true; }
+  const std::vector<astra::Link>& links() const override { return links_; }
 
   struct Message {
     astra::Rank from;
@@ -36,6 +37,7 @@ class OneLink final : public astra::Network {
  private:
   astra::EventQueue& events_;
   std::vector<std::int64_t> shape_{2};
+  std::vector<astra::Link> links_;
   astra::Time free_at_ = 0;
 };
 

@@ -90,7 +90,11 @@ void refuses_going_back() {
 }
 
 // A memory so slow that it takes a small access, but no large one.
-astra::MemoryConfig slow_memory() { return {{}, {"MEMORY_POOL", 10, 1.0 / (1 << 30), 1}}; }
+astra::MemoryConfig slow_memory() {
+  astra::MemoryConfig memory;
+  memory.remote = {.type = "MEMORY_POOL", .latency_ns = 10, .bandwidth = 1.0 / (1 << 30)};
+  return memory;
+}
 
 void survives_a_refused_submission() {
   GraphBuilder graph(Classes{{0}});

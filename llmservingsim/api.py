@@ -144,7 +144,8 @@ class Run:
             workload=self._workload_name,
             notes=(*self.notes, *told),
         )
-        summary = summarise(self.recorder, self.system.instances, self.spec.slo, provenance, wall_s)
+        transfers = self.system.transfers.records if self.system.transfers is not None else ()
+        summary = summarise(self.recorder, self.system.instances, transfers, self.spec.slo, provenance, wall_s)
         requests = sorted(self.recorder.records, key=lambda record: record.request_id)
         return SimulationResult(requests, self.recorder.samples, summary)
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 from llmservingsim.backend import Backend, Ticket
 from llmservingsim.errors import SimulationError
 from llmservingsim.model import CapacityReport
-from llmservingsim.serving import Engine, InstanceLoad, Outcome
+from llmservingsim.serving import Engine, InstanceLoad, Outcome, RejectReason, Request
 from llmservingsim.serving.batch import Batch
 from llmservingsim.trace import IterationBuilder
+from llmservingsim.workload import RequestSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,18 @@ class IterationListener(Protocol):
         ...
 
 
+class Successor(Protocol):
+    """Whoever finds an instance that goes on with a request after its first token."""
+
+    def reject_reason(self, spec: RequestSpec) -> RejectReason | None:
+        """Tell why nobody could ever go on with it, or None."""
+        ...
+
+    def hand_over(self, instance: Instance, spec: RequestSpec, request: Request, now_ns: int) -> None:
+        """Take over a request whose blocks ``instance`` holds until `Engine.release`."""
+        ...
+
+
 class Instance:
     """Owner of one instance's iterations.
 
@@ -61,6 +75,8 @@ class Instance:
 
     Attributes:
         listener: Hears of every submitted iteration, if set.
+        successor: Who goes on with its requests after their first token; None where it decodes them itself.
+        takes_prompts: Whether requests can be routed to it; one that only decodes gets them from others.
         collective_bytes: Summed message sizes of all collectives so far, per rank.
     """
 
@@ -79,10 +95,13 @@ class Instance:
         self.builder = builder
         self.memory = memory
         self.listener: IterationListener | None = None
+        self.successor: Successor | None = None
+        self.takes_prompts = True
         self.collective_bytes = 0
         self._backend = backend
         self._graph = backend.register(builder.template)
         self._last: Ticket = -1
+        self._handing: dict[int, RequestSpec] = {}  # prompts that somebody else will decode
 
     @property
     def index(self) -> int:
@@ -96,6 +115,18 @@ class Instance:
         return InstanceLoad(
             engine.index, self.model, engine.num_waiting, engine.num_running, pool.num_held / pool.num_usable
         )
+
+    def reject_reason(self, spec: RequestSpec) -> RejectReason | None:
+        """Tell why a request routed here could never be served, or None."""
+        if self.successor is None:
+            return self.engine.reject_reason(spec)
+        return self.engine.reject_reason(spec, hand_off=True) or self.successor.reject_reason(spec)
+
+    def add(self, spec: RequestSpec) -> None:
+        """Queue a request."""
+        request = self.engine.add(spec, hand_off=self.successor is not None)
+        if request.hand_off:
+            self._handing[spec.request_id] = spec
 
     def begin(self, now_ns: int) -> list[Ticket]:
         """Submit every batch that can be launched now; each runs after the one before.
@@ -120,9 +151,17 @@ class Instance:
             self.collective_bytes += int(sizes.sum())
         return self._last
 
-    def complete(self, now_ns: int) -> Outcome:
+    def complete(self, ticket: Ticket, now_ns: int) -> Iterable[tuple[Instance, Outcome]]:
         """Apply the oldest batch in flight, which has just ended."""
+        del ticket
         outcome = self.engine.complete(now_ns)
         if self.listener is not None:
             self.listener.ended(self, outcome.batch, now_ns)
-        return outcome
+        for request in outcome.handed:
+            assert self.successor is not None
+            self.successor.hand_over(self, self._handing.pop(request.request_id), request, now_ns)
+        return ((self, outcome),)
+
+    def describe_waiting(self) -> list[str]:
+        """Say of each held request what it waits for; for the message of a deadlock."""
+        return [f"instance {self.index}: {line}" for line in self.engine.describe_waiting()]

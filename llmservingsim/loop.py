@@ -7,7 +7,7 @@ from itertools import count
 
 from llmservingsim.backend import Ticket
 from llmservingsim.errors import ConfigError, DeadlockError, PluginError, WorkloadError, nearest, one_of
-from llmservingsim.instance import Instance
+from llmservingsim.owner import Owner
 from llmservingsim.report import Recorder
 from llmservingsim.resolve import System
 from llmservingsim.serving.router import RoutedRequest
@@ -37,17 +37,16 @@ def serve(
         DeadlockError: If nothing runs and nothing will arrive while instances still hold requests.
     """
     backend = system.backend
-    instances = system.instances
-    owners: dict[Ticket, Instance] = {}
+    owners: dict[Ticket, Owner] = {}
     for turn in count(1):
         if on_progress is not None and turn % _PROGRESS_TURNS == 0:
             on_progress()
         now_ns = backend.now_ns
         for spec in workload.take(now_ns):
             _admit(spec, system, workload, recorder)
-        for instance in instances:
-            for ticket in instance.begin(now_ns):
-                owners[ticket] = instance
+        for owner in system.owners:
+            for ticket in owner.begin(now_ns):
+                owners[ticket] = owner
         arrival_ns = workload.next_arrival_ns()
         if arrival_ns is None:
             if not owners:
@@ -59,17 +58,16 @@ def serve(
         now_ns = backend.now_ns
         recorder.clock_moved(now_ns)
         for ticket in completed:
-            instance = owners.pop(ticket)
-            outcome = instance.complete(now_ns)
-            recorder.batch_ended(instance, outcome)
-            for request in outcome.finished:
-                workload.finished(request.request_id, now_ns)
-    _check_nothing_waits(instances)
+            for instance, outcome in owners.pop(ticket).complete(ticket, now_ns):
+                recorder.batch_ended(instance, outcome)
+                for request in outcome.finished:
+                    workload.finished(request.request_id, now_ns)
+    _check_nothing_waits(system.owners)
 
 
 def _admit(spec: RequestSpec, system: System, workload: Workload, recorder: Recorder) -> None:
     """Route a request to an instance, or reject it with its reason."""
-    serving = [i for i in system.instances if spec.model is None or i.model == spec.model]
+    serving = [i for i in system.instances if i.takes_prompts and (spec.model is None or i.model == spec.model)]
     if not serving:
         known = {i.model for i in system.instances}
         hint = nearest(spec.model or "", known)
@@ -86,21 +84,16 @@ def _admit(spec: RequestSpec, system: System, workload: Workload, recorder: Reco
                 f"expected a position from 0 to {len(serving) - 1}"
             )
         instance = serving[position]
-    reason = instance.engine.reject_reason(spec)
+    reason = instance.reject_reason(spec)
     if reason is not None:
         recorder.rejected(spec, instance, reason.value)
         workload.finished(spec.request_id, spec.arrival_ns)
         return
     recorder.admitted(spec)
-    instance.engine.add(spec)
+    instance.add(spec)
 
 
-def _check_nothing_waits(instances: Sequence[Instance]) -> None:
-    stuck = [
-        f"instance {i.index}: {line}"
-        for i in instances
-        if i.engine.holds_requests
-        for line in i.engine.describe_waiting()
-    ]
+def _check_nothing_waits(owners: Sequence[Owner]) -> None:
+    stuck = [line for owner in owners for line in owner.describe_waiting()]
     if stuck:
         raise DeadlockError("nothing runs and nothing will arrive, but requests wait:\n  " + "\n  ".join(stuck))

@@ -18,17 +18,22 @@ from llmservingsim.instance import DeviceMemory, Instance
 from llmservingsim.latency import BundleSource, LatencySource, RooflineSource, find_bundle
 from llmservingsim.model import (
     CapacityInputs,
+    KvShare,
     ParallelLayout,
     check_layout,
     kv_bytes_per_token,
+    kv_bytes_per_token_layer,
+    kv_shares,
     predict_kv_blocks,
     weight_bytes,
 )
 from llmservingsim.network import plan_network
+from llmservingsim.owner import Owner
 from llmservingsim.plugins import make_plugin
 from llmservingsim.serving import ROUTERS, SCHEDULERS, Engine, EngineConfig, Router, Scheduler, SchedulerConfig
 from llmservingsim.serving.kv import KVCacheManager
 from llmservingsim.trace import IterationBuilder, capture_sizes
+from llmservingsim.transfer import KvTransfers
 from llmservingsim.units import NS_PER_US, format_size, parse_bandwidth, parse_size_bytes, parse_time_ns
 
 _LARGE_DEVICE_BYTES = 70 * 2**30
@@ -62,19 +67,23 @@ class System:
 
     Attributes:
         instances: The serving replicas, by index.
+        owners: Who submits graphs, in the order in which they are asked: the instances, and KV transfers.
         backend: Clock, network and memories.
         router: Chooses an instance per request.
         network: What the backend's network was built from; written beside exported traces.
         system: Likewise for its system layer.
         sample_ns: Step of the time series.
+        transfers: KV caches on their way between instances; None where no instance hands on.
     """
 
     instances: tuple[Instance, ...]
+    owners: tuple[Owner, ...]
     backend: Backend
     router: Router
     network: NetworkModel
     system: SystemModel
     sample_ns: int
+    transfers: KvTransfers | None = None
 
 
 def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = NativeBackend) -> System:
@@ -111,7 +120,59 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
         with located(place.path):
             instances.append(part.instance(len(instances), place.node, ranks, libraries, backend))
     router = make_plugin("router", spec.router, ROUTERS, (), ("route",))
-    return System(tuple(instances), backend, router, plan.network, plan.system, sample_ns)
+    transfers = _disaggregate(spec, parts, instances, backend)
+    owners: tuple[Owner, ...] = tuple(instances) if transfers is None else (*instances, transfers)
+    return System(tuple(instances), owners, backend, router, plan.network, plan.system, sample_ns, transfers)
+
+
+def _disaggregate(
+    spec: RunSpec, parts: Sequence[_Parts], instances: Sequence[Instance], backend: Backend
+) -> KvTransfers | None:
+    """Connect the instances that prefill with those that decode the same model.
+
+    Raises:
+        ConfigError: If one side is missing, or the two keep their KV in different types.
+    """
+    pairs = list(zip(parts, instances, strict=True))
+    producers = [(p, i) for p, i in pairs if p.spec.kv_role == "kv_producer"]
+    consumers = [(p, i) for p, i in pairs if p.spec.kv_role == "kv_consumer"]
+    shares: dict[tuple[int, int], list[KvShare]] = {}
+    for role, other, sides in (
+        ("kv_producer", "kv_consumer", (producers, consumers)),
+        ("kv_consumer", "kv_producer", (consumers, producers)),
+    ):
+        for part, instance in sides[0]:
+            if not any(part.model.name == p.model.name for p, _ in sides[1]):
+                raise ConfigError(
+                    f"instance {instance.index} is a {role}, but no instance of {part.model.name} is a {other}"
+                )
+    for source, prefill in producers:
+        for target, decode in consumers:
+            if source.model.name == target.model.name:
+                shares[prefill.index, decode.index] = _shares(source, prefill, target, decode)
+    if not shares:
+        return None
+    router = make_plugin("decode_router", spec.decode_router, ROUTERS, (), ("route",))
+    transfers = KvTransfers(backend, [i for _, i in consumers], shares, router)
+    for _, prefill in producers:
+        prefill.successor = transfers
+    for _, decode in consumers:
+        decode.takes_prompts = False
+    return transfers
+
+
+def _shares(source: _Parts, prefill: Instance, target: _Parts, decode: Instance) -> list[KvShare]:
+    """Who sends what to whom, by the ranks of the network."""
+    kept = [kv_bytes_per_token_layer(p.model, 1, p.serving.kv_cache_dtype) for p in (source, target)]
+    if kept[0] != kept[1]:
+        raise ConfigError(
+            f"instances {prefill.index} and {decode.index} keep their KV in different types "
+            f"({source.serving.kv_cache_dtype} and {target.serving.kv_cache_dtype}); expected one kv_cache_dtype"
+        )
+    return [
+        KvShare(prefill.builder.ranks[s.source], decode.builder.ranks[s.target], s.bytes_per_token)
+        for s in kv_shares(source.model, source.layout, target.layout, source.serving.kv_cache_dtype)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,12 @@ from llmservingsim.strict import convert
 _DEFAULTS = ServingSpec(max_num_seqs=128, max_num_batched_tokens=2048, block_size=16)
 """What that program assumes where its file is silent."""
 
+_ROLES: dict[str | None, Literal["kv_both", "kv_producer", "kv_consumer"]] = {
+    None: "kv_both",
+    "prefill": "kv_producer",
+    "decode": "kv_consumer",
+}
+
 Amount = Annotated[float, Meta(ge=0, le=1e12)]
 Positive = Annotated[float, Meta(gt=0, le=1e12)]
 
@@ -151,6 +157,7 @@ def _instance(peer: _Instance, where: str) -> InstanceSpec:
     return InstanceSpec(
         model=peer.model_name,
         hardware=peer.hardware,
+        kv_role=_ROLES[peer.pd_type],
         tensor_parallel_size=_tensor_parallel_size(peer, where),
         memory_size=f"{memory.mem_size}GiB",
         memory_bandwidth=f"{memory.mem_bw}GB/s",
@@ -172,7 +179,6 @@ def _refuse_unsupported(peer: _Instance, where: str) -> None:
     """Raise for whatever would change the timing and is not simulated, rather than leave it out in silence."""
     pp = peer.pp_size or peer.npu_group or 1
     asked = {
-        "pd_type": peer.pd_type,
         "dp_group": peer.dp_group,
         "pp_size > 1": pp > 1,
         "placement": peer.placement,

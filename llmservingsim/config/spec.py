@@ -113,6 +113,8 @@ class InstanceSpec(ServingSpec, frozen=True, kw_only=True, forbid_unknown_fields
         tensor_parallel_size: Devices that share every layer.
         memory_size: Of one device, as ``"24GiB"``; by default the catalogue's.
         memory_bandwidth: Of one device, as ``"1008GB/s"``; by default the catalogue's.
+        kv_role: ``kv_both`` serves requests from prompt to end; a ``kv_producer`` computes prompts and hands each
+            request on with its first token; a ``kv_consumer`` goes on with such requests, whose KV it pulls.
         kv_memory_model: ``vllm`` predicts KV capacity as vLLM profiles it; ``weights_only`` gives the cache all usable
             memory that the weights leave, as LLMServingSim 2.0 does with a utilisation fitted by hand.
     """
@@ -122,6 +124,7 @@ class InstanceSpec(ServingSpec, frozen=True, kw_only=True, forbid_unknown_fields
     tensor_parallel_size: Count = 1
     memory_size: str | None = None
     memory_bandwidth: str | None = None
+    kv_role: Literal["kv_both", "kv_producer", "kv_consumer"] = "kv_both"
     kv_memory_model: Literal["vllm", "weights_only"] = "vllm"
 
     def __post_init__(self) -> None:
@@ -235,6 +238,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         serving: Defaults of every instance.
         network: Links between devices.
         router: Built-in name or ``package.module:Class``.
+        decode_router: Likewise, of requests that a kv_producer has prefilled, among the kv_consumers.
         workload: A request trace; ``--workload`` overrides it. Relative to the run file.
         seed: Of random policies; the built-in ones draw nothing. A trace carries its own, see ``workload generate``.
         timeseries_interval: Step of timeseries.csv.
@@ -245,6 +249,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     serving: ServingSpec = ServingSpec()
     network: NetworkSpec = NetworkSpec()
     router: str = "round_robin"
+    decode_router: str = "least_loaded"
     workload: str | None = None
     seed: int = 0
     timeseries_interval: str = "1s"

@@ -7,6 +7,7 @@ from llmservingsim.model.capacity import (
     predict_kv_blocks,
     smallest_fitting_tp,
 )
+from llmservingsim.model.kv_shares import KvShare, kv_shares
 from llmservingsim.model.layout import ONE_RANK, ParallelLayout, check_layout, stage_layers, stage_range
 from llmservingsim.model.memory import (
     kv_bytes_per_token,
@@ -33,6 +34,7 @@ __all__ = [
     "CapacityInputs",
     "CapacityReport",
     "IndexedBy",
+    "KvShare",
     "Operator",
     "OperatorCost",
     "OperatorKind",
@@ -44,6 +46,7 @@ __all__ = [
     "end_operators",
     "kv_bytes_per_token",
     "kv_bytes_per_token_layer",
+    "kv_shares",
     "model_operators",
     "num_active_parameters",
     "num_parameters",

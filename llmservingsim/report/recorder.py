@@ -95,6 +95,7 @@ class Recorder:
         self._record(
             spec,
             instance,
+            request.prefill_instance,
             scheduled_ns=request.scheduled_ns,
             first_token_ns=request.first_token_ns,
             finish_ns=request.last_token_ns,
@@ -104,15 +105,15 @@ class Recorder:
             status="finished",
         )
 
-    def _record(self, spec: RequestSpec, instance: Instance, **outcome: Any) -> None:
+    def _record(self, spec: RequestSpec, instance: Instance, prefill_instance: int = -1, **outcome: Any) -> None:
         """Keep what the request was, and the fields of `RequestRecord` that say what became of it."""
         self.records.append(
             RequestRecord(
                 request_id=spec.request_id,
                 session_id=spec.session_id,
                 model=instance.model,
-                instance=instance.index,
-                decode_instance=None,
+                decode_instance=None if prefill_instance < 0 else instance.index,
+                instance=instance.index if prefill_instance < 0 else prefill_instance,
                 arrival_ns=spec.arrival_ns,
                 prompt_tokens=spec.prompt_tokens,
                 **outcome,

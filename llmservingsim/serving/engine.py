@@ -18,7 +18,8 @@ import msgspec
 from llmservingsim.serving.batch import Batch, Scheduled
 from llmservingsim.serving.cohort import DecodeCohort
 from llmservingsim.serving.kv import BlockHash, KVCacheManager, hash_blocks
-from llmservingsim.serving.request import Request
+from llmservingsim.serving.remote import Load, LoadingScheduler
+from llmservingsim.serving.request import Request, RequestStatus
 from llmservingsim.serving.scheduler import CohortScheduler, Scheduler, SchedulerConfig
 from llmservingsim.shapes import BatchShape, Chunk
 from llmservingsim.workload.request import RequestSpec
@@ -59,12 +60,14 @@ class Outcome(NamedTuple):
     Attributes:
         batch: Which one.
         finished: Requests that produced their last token.
+        handed: Requests that another instance goes on with; their blocks are held until `Engine.release`.
         num_sampled: Output tokens.
         token_gaps_ns: Times since the token before of the same request, and how many tokens had each.
     """
 
     batch: Batch
     finished: list[Request]
+    handed: list[Request]
     num_sampled: int
     token_gaps_ns: dict[int, int]
 
@@ -112,22 +115,57 @@ class Engine:
         """Whether any request is not finished."""
         return bool(self._final_tokens)
 
-    def reject_reason(self, spec: RequestSpec) -> RejectReason | None:
-        """Tell why a request can never be served here, or None."""
+    def reject_reason(self, spec: RequestSpec, *, hand_off: bool = False) -> RejectReason | None:
+        """Tell why a request can never be served here, or None; one to hand off needs room for its prompt alone."""
         if spec.prompt_tokens >= self.config.scheduler.max_model_len:
             return RejectReason.PROMPT_TOO_LONG
         if not self._fits_one_batch(spec.prompt_tokens):
             return RejectReason.PROMPT_NOT_SPLIT
-        if not self.kv.can_ever_hold(self._length(spec) - 1):  # the last token needs no KV
+        tokens = spec.prompt_tokens if hand_off else self._length(spec) - 1  # the last token needs no KV
+        if not self.kv.can_ever_hold(tokens):
             return RejectReason.NEVER_FITS
         return None
 
-    def add(self, spec: RequestSpec) -> Request:
-        """Queue a request; the engine loop sees it at its next boundary."""
+    def add(self, spec: RequestSpec, *, hand_off: bool = False) -> Request:
+        """Queue a request; the engine loop sees it at its next boundary.
+
+        Args:
+            spec: What is asked for.
+            hand_off: Another instance goes on after the first token, if there is more than one.
+        """
         request = Request(spec.request_id, spec.arrival_ns, spec.prompt_tokens, spec.priority, self._hashes(spec))
+        length = self._length(spec)
+        request.hand_off = hand_off and length > spec.prompt_tokens + 1
+        self._final_tokens[spec.request_id] = spec.prompt_tokens + 1 if request.hand_off else length
+        self._incoming.append(request)
+        return request
+
+    def go_on(self, spec: RequestSpec, prefilled: Request, prefill_instance: int) -> Request:
+        """Queue a request that another instance has prefilled; its prompt's KV is loaded from there.
+
+        If that instance had to give up the blocks while the first token was on its way, the prompt is computed again.
+        """
+        request = Request(spec.request_id, spec.arrival_ns, spec.prompt_tokens, spec.priority, self._hashes(spec))
+        for name in ("num_tokens", "cached_tokens", "scheduled_ns", "first_token_ns", "last_token_ns"):
+            setattr(request, name, getattr(prefilled, name))
+        request.prefill_instance = prefill_instance
+        request.remote_tokens = spec.prompt_tokens if prefilled.block_ids else 0
         self._final_tokens[spec.request_id] = self._length(spec)
         self._incoming.append(request)
         return request
+
+    def take_loads(self) -> list[Load]:
+        """Return the loads that have become possible since the last call."""
+        return self.scheduler.take_loads() if isinstance(self.scheduler, LoadingScheduler) else []
+
+    def loaded(self, request: Request) -> None:
+        """The KV of a load has arrived; the engine loop sees it at its next boundary."""
+        assert isinstance(self.scheduler, LoadingScheduler)
+        self.scheduler.loaded(request)
+
+    def release(self, request: Request) -> None:
+        """Give up the blocks of a request that was handed on."""
+        self.kv.free(request)
 
     def next_batch(self, now_ns: int) -> Batch | None:
         """Form the batch that can be launched now, or return None.
@@ -154,7 +192,8 @@ class Engine:
         """Apply the oldest batch in flight, which has just ended."""
         batch = self._in_flight.popleft()
         self._blocked = False
-        finished = []
+        finished: list[Request] = []
+        handed: list[Request] = []
         num_sampled = batch.num_in_step
         gaps = {now_ns - self.cohort.completed_ns: num_sampled} if num_sampled else {}
         self.cohort.batch_ended(batch, now_ns)
@@ -175,15 +214,28 @@ class Engine:
             request.last_token_ns = now_ns
             if request.num_tokens >= final_tokens[request.request_id]:
                 del final_tokens[request.request_id]
-                self.scheduler.finish(request)
-                finished.append(request)
-        return Outcome(batch, finished, num_sampled, gaps)
+                if request.hand_off:
+                    self._hand_off(request)
+                    handed.append(request)
+                else:
+                    self.scheduler.finish(request)
+                    finished.append(request)
+        return Outcome(batch, finished, handed, num_sampled, gaps)
+
+    def _hand_off(self, request: Request) -> None:
+        """End a request here without giving up its blocks."""
+        held, request.block_ids = request.block_ids, []
+        self.scheduler.finish(request)
+        request.block_ids = held
 
     def describe_waiting(self) -> list[str]:
         """Say of each held request what it waits for; for the message of a deadlock."""
         free = self.kv.pool.num_free
         lines = [f"{request!r} runs" for request in self.scheduler.running]
         for request in [*self.scheduler.waiting(), *self._incoming]:
+            if request.status is RequestStatus.WAITING_FOR_REMOTE_KVS:
+                lines.append(f"{request!r} waits for the KV of its prompt")
+                continue
             if not self._fits_one_batch(request.num_tokens):
                 budget = self.config.scheduler.max_num_batched_tokens
                 lines.append(f"{request!r} cannot be split; a batch takes {budget} tokens")

@@ -12,6 +12,7 @@ class RequestStatus(Enum):
     WAITING = "waiting"
     RUNNING = "running"
     PREEMPTED = "preempted"
+    WAITING_FOR_REMOTE_KVS = "waiting for remote KV"
     FINISHED = "finished"
 
 
@@ -37,6 +38,9 @@ class Request:
         admission: Counts the admissions of the engine; the running list is in this order.
         num_preemptions: How often it lost its blocks; also tells batches in flight from before a preemption.
         cached_tokens: Tokens found in the prefix cache at first admission.
+        hand_off: Another instance goes on with it after its first token.
+        remote_tokens: How many of its first tokens have their KV elsewhere, from where it is loaded.
+        prefill_instance: That computed its prompt, -1 if this one does.
         scheduled_ns, first_token_ns, last_token_ns: First admission, first and latest token, -1 before.
     """
 
@@ -48,6 +52,7 @@ class Request:
         "block_ids",
         "cached_tokens",
         "first_token_ns",
+        "hand_off",
         "last_token_ns",
         "num_cached_blocks",
         "num_computed_tokens",
@@ -55,7 +60,9 @@ class Request:
         "num_preemptions",
         "num_prompt_tokens",
         "num_tokens",
+        "prefill_instance",
         "priority",
+        "remote_tokens",
         "request_id",
         "scheduled_ns",
         "status",
@@ -81,6 +88,9 @@ class Request:
         self.num_cached_blocks = 0
         self.block_hashes = block_hashes
         self.num_preemptions = 0
+        self.hand_off = False
+        self.remote_tokens = 0
+        self.prefill_instance = -1
         self.cached_tokens = 0
         self.scheduled_ns = -1
         self.first_token_ns = -1

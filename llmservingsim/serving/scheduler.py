@@ -6,6 +6,7 @@ number of tokens, running requests first, in list order, then waiting ones, unti
 
 from __future__ import annotations
 
+from collections import deque
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import msgspec
@@ -13,6 +14,7 @@ import msgspec
 from llmservingsim.serving.cohort import DecodeCohort
 from llmservingsim.serving.kv import BlockHash, BlockPool, KVCacheManager
 from llmservingsim.serving.queue import FcfsQueue, PriorityQueue, RequestQueue
+from llmservingsim.serving.remote import Load
 from llmservingsim.serving.request import Request, RequestStatus
 
 
@@ -122,6 +124,9 @@ class VllmScheduler:
         self._by_name: list[Request] = []  # running requests outside the cohort; those that compute come after it
         self._admissions = 0
         self._refusal: Refusal | None = None
+        self._loads: list[Load] = []  # not yet asked for
+        self._loading: dict[Request, None] = {}
+        self._loaded: deque[Request] = deque()
         self._waiting: RequestQueue = PriorityQueue() if config.policy == "priority" else FcfsQueue()
         self._longest_chunk = config.long_prefill_token_threshold or config.max_num_batched_tokens
 
@@ -132,11 +137,11 @@ class VllmScheduler:
     @property
     def num_waiting(self) -> int:
         """Requests that wait for admission."""
-        return len(self._waiting)
+        return len(self._waiting) + len(self._loading) + len(self._loaded)
 
     def waiting(self) -> list[Request]:
-        """Return the waiting requests in order."""
-        return list(self._waiting)
+        """Return the waiting requests in order: whose KV has come, whose KV is on its way, and the rest."""
+        return [*self._loaded, *self._loading, *self._waiting]
 
     def add(self, request: Request) -> None:
         """Take in a new request."""
@@ -147,9 +152,24 @@ class VllmScheduler:
         budget = self._schedule_cohort()
         batch, budget, preempted = self._schedule_running(budget)
         self._let_join(batch)
+        if not preempted and self._loaded:
+            budget = self._schedule_loaded(batch, budget)
         if not preempted and self._waiting:
             self._schedule_waiting(batch, budget, now_ns)
         return batch
+
+    def take_loads(self) -> list[Load]:
+        """Return the loads whose blocks were taken since the last call."""
+        loads, self._loads = self._loads, []
+        return loads
+
+    def loaded(self, request: Request) -> None:
+        """Let a request go on whose KV has come; its blocks can be found from now on."""
+        del self._loading[request]
+        request.num_computed_tokens = max(request.num_computed_tokens, request.remote_tokens)
+        request.remote_tokens = 0
+        self.kv.cache_full_blocks(request, request.num_computed_tokens)
+        self._loaded.append(request)
 
     def finish(self, request: Request) -> None:
         """Release a request that produced its last token."""
@@ -261,10 +281,43 @@ class VllmScheduler:
         request.num_preemptions += 1
         self._waiting.put_back(request)
 
+    def _schedule_loaded(self, batch: list[tuple[Request, int]], budget: int) -> int:
+        """Admit requests whose KV has come; return the budget that is left, none if one of them has to wait."""
+        while self._loaded:
+            request = self._loaded[0]
+            tokens = min(request.num_tokens - request.num_computed_tokens, self._longest_chunk, budget)
+            if tokens <= 0 or len(self.running) >= self.config.max_num_seqs or not self.kv.allocate(request, tokens):
+                return 0
+            self._enter(self._loaded.popleft())
+            batch.append((request, tokens))
+            budget -= tokens
+        return budget
+
+    def _begin_load(self, request: Request) -> bool:
+        """Take the blocks for what a request is to receive; return False if they are not free."""
+        prefix = self.kv.cached_prefix(request)
+        if not self.kv.fits_whole(request, prefix):
+            return False
+        self._waiting.pop()
+        self.kv.admit(request, prefix)
+        missing = max(0, request.remote_tokens - request.num_computed_tokens)
+        self.kv.reserve(request, request.remote_tokens)
+        request.status = RequestStatus.WAITING_FOR_REMOTE_KVS
+        self._loading[request] = None
+        self._loads.append(Load(request, missing))
+        if not missing:
+            self.loaded(request)
+        return True
+
     def _schedule_waiting(self, batch: list[tuple[Request, int]], budget: int, now_ns: int) -> None:
         """Admit waiting requests in order until one does not fit."""
         while self._waiting and budget > 0 and len(self.running) < self.config.max_num_seqs:
             request = self._waiting.peek()
+            if request.remote_tokens:
+                if not self._begin_load(request):
+                    break
+                budget = self._schedule_loaded(batch, budget)
+                continue
             if self._refusal is not None and self._refusal.holds(request, self.kv.pool):
                 break
             prefix = self.kv.cached_prefix(request)
@@ -288,6 +341,10 @@ class VllmScheduler:
         if request.scheduled_ns < 0:
             request.scheduled_ns = now_ns
             request.cached_tokens = request.num_computed_tokens
+        self._enter(request)
+
+    def _enter(self, request: Request) -> None:
+        """Put a request, whose blocks are taken, at the end of the running list."""
         request.status = RequestStatus.RUNNING
         request.admission = self._admissions
         self._admissions += 1

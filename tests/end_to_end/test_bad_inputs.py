@@ -40,7 +40,7 @@ def said(message: str, *parts: str) -> bool:
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        ({"sed": 1}, ["run.json: unknown key 'sed'", "did you mean 'seed'?", "expected network, nodes"]),
+        ({"sed": 1}, ["run.json: unknown key 'sed'", "did you mean 'seed'?", "expected decode_router, network, nodes"]),
         ({"network": {"bandwidth": "900GBps"}}, ["run.json: network: bandwidth: 'GBps'", "did you mean 'GB/s'?"]),
         ({"timeseries_interval": "2 parsecs"}, ["run.json: timeseries_interval: 'parsecs'", "h, min, ms, ns, s, us"]),
         ({"timeseries_interval": "0s"}, ["run.json: timeseries_interval: expected more than 0"]),
@@ -227,7 +227,7 @@ def test_a_missing_profile(
 @pytest.mark.parametrize(
     ("keys", "parts"),
     [
-        ({"pd_type": "prefill"}, ["nodes[0].instances[0].pd_type: not simulated yet"]),
+        ({"pd_type": "prefill"}, ["instance 0 is a kv_producer, but no instance", "is a kv_consumer"]),
         ({"dp_group": "A"}, ["nodes[0].instances[0].dp_group: not simulated yet"]),
         ({"pp_size": 2, "num_npus": 2}, ["nodes[0].instances[0].pp_size > 1: not simulated yet"]),
         ({"model_name": "mistralai/Mixtral-8x7B"}, ["mixture-of-experts models are not simulated yet"]),

@@ -37,13 +37,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backend": {"config"},
     "backend.astra_files": {"config", "backend", "trace.chakra"},  # a system file may name traces
     "power": {"config", "model"},
-    "report": {"config", "serving", "workload", "instance"},
+    "report": {"config", "serving", "workload", "instance", "transfer"},
     # one run, put together
     "instance": RUN - {"report"},
+    "owner": RUN - {"report"} | {"instance"},
+    "transfer": RUN - {"report"} | {"instance"},
     "network": {"config", "backend"},
     "astra_sim": {"backend", "trace"},
-    "resolve": RUN | {"instance", "network"},
-    "loop": RUN | {"instance", "resolve"},
+    "resolve": RUN | {"instance", "owner", "transfer", "network"},
+    "loop": RUN | {"instance", "owner", "resolve"},
     "export": RUN | {"instance", "resolve"},
     "api": RUN | {"instance", "resolve", "loop", "export", "astra_sim"},
     "": {"api", "report"},  # the package's face, `llmservingsim/__init__.py`

@@ -82,6 +82,15 @@ class KVCacheManager:
         self.cache_full_blocks(request, min(total, request.num_tokens))
         return True
 
+    def reserve(self, request: Request, num_tokens: int) -> None:
+        """Take the blocks that the first ``num_tokens`` tokens lack, for KV that comes from elsewhere.
+
+        They are free (`fits_whole`), and enter the prefix index when the KV has come (`cache_full_blocks`).
+        """
+        missing = self.blocks_for(num_tokens) - len(request.block_ids)
+        if missing > 0:
+            request.block_ids += self.pool.take(missing)
+
     def cache_full_blocks(self, request: Request, num_tokens: int) -> None:
         """Enter the blocks that the first ``num_tokens`` tokens fill into the prefix index."""
         full = num_tokens // self.block_size

@@ -1,0 +1,39 @@
+"""Requests whose KV cache comes from elsewhere: computed by another instance, or kept in a lower tier.
+
+As with vLLM's KV connectors that load asynchronously (vllm 0.19.0, v1/core/sched/scheduler.py): when its turn to be
+admitted comes, such a request takes the blocks for what it will receive and waits beside the queue, holding blocks but
+no place in the running list, until its KV has arrived. Then it goes on before anybody who waits. Its blocks enter the
+prefix index only then.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from llmservingsim.serving.request import Request
+
+
+class Load(NamedTuple):
+    """KV that a request waits for.
+
+    Attributes:
+        request: Who.
+        num_tokens: How many tokens' KV is missing; what the prefix cache holds already is not. If it is 0, the request
+            goes on at once, and the source may forget it.
+    """
+
+    request: Request
+    num_tokens: int
+
+
+@runtime_checkable
+class LoadingScheduler(Protocol):
+    """A scheduler that can admit requests whose KV comes from elsewhere."""
+
+    def take_loads(self) -> list[Load]:
+        """Return the loads that have become possible since the last call: their blocks are taken."""
+        ...
+
+    def loaded(self, request: Request) -> None:
+        """The KV of a load of more than 0 tokens has arrived."""
+        ...

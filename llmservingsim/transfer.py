@@ -1,0 +1,172 @@
+"""KV caches on their way from the instances that prefill to those that decode.
+
+A transfer is a graph of its own: messages between the ranks of the two instances, over the network that everything
+else uses. As vLLM's NIXL connector does it (vllm 0.19.0), the decode side pulls: a request that has been prefilled
+queues there, takes its blocks when its turn comes, and only then its KV crosses; the prefill side keeps its blocks
+until it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmservingsim.backend import Backend, GraphId, Ticket
+from llmservingsim.errors import PluginError
+from llmservingsim.graph import Graph, Node, NodeType
+from llmservingsim.instance import Instance
+from llmservingsim.model import KvShare
+from llmservingsim.serving import Outcome, RejectReason, Request, RoutedRequest, Router
+from llmservingsim.serving.remote import Load
+from llmservingsim.workload import RequestSpec
+
+
+class TransferRecord(NamedTuple):
+    """One KV cache that crossed.
+
+    Attributes:
+        request_id: Whose.
+        source, target: Instances.
+        num_tokens, num_bytes: How much.
+        handed_ns: When the prefill side had its first token.
+        start_ns, end_ns: When the transfer began and ended.
+    """
+
+    request_id: int
+    source: int
+    target: int
+    num_tokens: int
+    num_bytes: int
+    handed_ns: int
+    start_ns: int
+    end_ns: int
+
+
+class _Source(NamedTuple):
+    """Where a request's KV lies until it has crossed."""
+
+    instance: Instance
+    request: Request
+    handed_ns: int
+
+
+class _Route(NamedTuple):
+    """The graph between two instances and what a token puts on each of its nodes."""
+
+    graph: GraphId
+    bytes_per_token: NDArray[np.int64]
+
+
+class KvTransfers:
+    """Owner of every KV transfer.
+
+    Args:
+        backend: Times them.
+        decoders: The instances that decode.
+        shares: (prefill instance, decode instance) -> who sends what to whom, with the ranks of the network.
+        router: Chooses the decode instance.
+
+    Attributes:
+        records: Transfers that ended, in order of their end.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        decoders: Sequence[Instance],
+        shares: Mapping[tuple[int, int], Sequence[KvShare]],
+        router: Router,
+    ) -> None:
+        self.records: list[TransferRecord] = []
+        self._backend = backend
+        self._decoders = tuple(decoders)
+        self._router = router
+        self._routes = {pair: self._register(pair_shares) for pair, pair_shares in shares.items()}
+        self._sources: dict[Request, _Source] = {}
+        self._under_way: dict[Ticket, tuple[Instance, Load, int]] = {}
+
+    def reject_reason(self, spec: RequestSpec) -> RejectReason | None:
+        """Tell why no decode instance could ever serve a request, or None."""
+        reasons = [decoder.engine.reject_reason(spec) for decoder in self._serving(spec)]
+        return None if None in reasons else reasons[0]
+
+    def hand_over(self, instance: Instance, spec: RequestSpec, request: Request, now_ns: int) -> None:
+        """Queue a request that ``instance`` has prefilled at the decode instance that the router picks."""
+        able = [d for d in self._serving(spec) if d.engine.reject_reason(spec) is None]
+        position = self._router.route(RoutedRequest.of(spec), [d.load() for d in able]) if len(able) > 1 else 0
+        if position not in range(len(able)):
+            raise PluginError(
+                f"router: {type(self._router).__name__!r} chose {position!r} for the decode of request "
+                f"{spec.request_id}; expected a position from 0 to {len(able) - 1}"
+            )
+        going_on = able[position].engine.go_on(spec, request, instance.index)
+        if going_on.remote_tokens:
+            self._sources[going_on] = _Source(instance, request, now_ns)
+
+    def begin(self, now_ns: int) -> Iterable[Ticket]:
+        """Start every transfer whose blocks are taken on both sides."""
+        tickets = []
+        for decoder in self._decoders:
+            for load in decoder.engine.take_loads():
+                if load.num_tokens:
+                    tickets.append(self._submit(decoder, load, now_ns))
+                else:  # the decode side's prefix cache has it all
+                    self._release(load.request)
+        return tickets
+
+    def complete(self, ticket: Ticket, now_ns: int) -> Iterable[tuple[Instance, Outcome]]:
+        """Let the decode side go on and the prefill side forget."""
+        decoder, load, start_ns = self._under_way.pop(ticket)
+        source = self._release(load.request)
+        decoder.engine.loaded(load.request)
+        per_token = int(self._routes[source.instance.index, decoder.index].bytes_per_token.sum()) // 2
+        self.records.append(
+            TransferRecord(
+                request_id=load.request.request_id,
+                source=source.instance.index,
+                target=decoder.index,
+                num_tokens=load.num_tokens,
+                num_bytes=load.num_tokens * per_token,
+                handed_ns=source.handed_ns,
+                start_ns=start_ns,
+                end_ns=now_ns,
+            )
+        )
+        return ()
+
+    def describe_waiting(self) -> list[str]:
+        """Say whose KV is held; for the message of a deadlock."""
+        return [f"instance {s.instance.index} holds the KV of {r!r}" for r, s in self._sources.items()]
+
+    def _serving(self, spec: RequestSpec) -> list[Instance]:
+        return [d for d in self._decoders if spec.model is None or d.model == spec.model]
+
+    def _submit(self, decoder: Instance, load: Load, now_ns: int) -> Ticket:
+        route = self._routes[self._sources[load.request].instance.index, decoder.index]
+        ticket = self._backend.submit(route.graph, None, route.bytes_per_token * load.num_tokens)
+        self._under_way[ticket] = (decoder, load, now_ns)
+        return ticket
+
+    def _release(self, request: Request) -> _Source:
+        source = self._sources.pop(request)
+        source.instance.engine.release(source.request)
+        return source
+
+    def _register(self, shares: Sequence[KvShare]) -> _Route:
+        """A message per share; a rank sends one after another and receives them all at once."""
+        ranks = sorted({rank for share in shares for rank in (share.source, share.target)})
+        classes = [(rank,) for rank in ranks]
+        nodes = []
+        for kind in (NodeType.COMM_SEND, NodeType.COMM_RECV):
+            for tag, share in enumerate(shares):
+                own, peer = share.source, share.target
+                if kind is NodeType.COMM_RECV:
+                    own, peer = peer, own
+                name = f"kv.{share.source}->{share.target}"
+                size = share.bytes_per_token
+                nodes.append(Node(name, kind, ranks.index(own), size_bytes=size, peer=peer, tag=tag))
+        graph = Graph.from_nodes(nodes, classes)
+        return _Route(self._backend.register(graph), graph.size_bytes)

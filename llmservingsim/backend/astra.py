@@ -72,7 +72,8 @@ def run_workloads(
         graphs: One rank class per rank of the network each, as `llmservingsim.trace.chakra.read_traces` returns them;
             their groups are the communicator groups. Each begins when every rank has finished the one before.
         network: As in ASTRA-sim's network file.
-        system: As in its system file; ``parity`` and ``zero_duration_ns`` are set to what ASTRA-sim does.
+        system: As in its system file; ``parity`` and ``zero_duration_ns`` are set to what ASTRA-sim does, but the
+            network ``flow``, which it does not have, is simulated without its oddities.
         memory: As in its remote-memory file.
         watch: Is told of progress about twenty times a second.
 
@@ -85,7 +86,7 @@ def run_workloads(
             raise TraceError(f"the network has {network.npus} ranks, but there are traces of {len(graph.rank_classes)}")
     executions: list[Execution] = []
     try:
-        backend = NativeBackend(network, msgspec.structs.replace(system, parity=True, zero_duration_ns=1), memory)
+        backend = NativeBackend(network, _as_astra_sim(system, network), memory)
         compute_ns = np.zeros(network.npus, dtype=np.int64)
         for graph in graphs:
             begin_ns = backend.now_ns
@@ -102,6 +103,11 @@ def run_workloads(
     except ValueError as error:
         raise TraceError(str(error)) from error
     return executions
+
+
+def _as_astra_sim(system: SystemModel, network: NetworkModel) -> SystemModel:
+    """Keep ASTRA-sim's rules, and its oddities unless messages share links, of which it knows nothing."""
+    return msgspec.structs.replace(system, parity=network.model != "flow", zero_duration_ns=1)
 
 
 def _advance(backend: NativeBackend, watch: Watch | None) -> None:

@@ -27,6 +27,9 @@ inline void check(bool holds, const char* law) {
   }
 }
 
+// A name from a user's file as one short line, for messages.
+std::string printable(const std::string& name);
+
 // Raises std::invalid_argument with `message`.
 [[noreturn]] void refuse(const std::string& message);
 

@@ -47,8 +47,8 @@ Step receive(std::int32_t peer, Bytes bytes, std::vector<std::uint32_t> after) {
   return {.kind = StepKind::kReceive, .peer = peer, .bytes = bytes, .after = std::move(after)};
 }
 
-Step handle(StepKind kind, Bytes bytes, std::vector<std::uint32_t> after) {
-  return {.kind = kind, .bytes = bytes, .after = std::move(after)};
+Step handle(StepKind kind, Bytes bytes, BusWay bus, std::vector<std::uint32_t> after) {
+  return {.kind = kind, .bytes = bytes, .after = std::move(after), .bus = bus};
 }
 
 }  // namespace
@@ -68,22 +68,23 @@ Program DoubleBinaryTreeAlgorithm::program(const Phase& phase) const {
   const Node node = find_node(phase.index, phase.members, phase.variant);
   const Bytes x = phase.bytes;
   if (node.parent == kNobody) {
-    return {receive(node.left, x, {}), handle(StepKind::kReduce, x, {0}), send(node.left, x, {1})};
+    return {receive(node.left, x, {}), handle(StepKind::kReduce, x, BusWay::kThereAndBack, {0}),
+            send(node.left, x, {1})};
   }
   if (node.left == kNobody) {
-    return {handle(StepKind::kDelay, x, {}), send(node.parent, x, {0}), receive(node.parent, x, {0}),
-            handle(StepKind::kDelay, x, {2})};
+    return {handle(StepKind::kDelay, x, BusWay::kFromRank, {}), send(node.parent, x, {0}), receive(node.parent, x, {0}),
+            handle(StepKind::kDelay, x, BusWay::kToRank, {2})};
   }
   // ASTRA-sim charges a reduction on the way down too, where nothing is added up.
   const StepKind down = rules_ == Rules::kAstraSim ? StepKind::kReduce : StepKind::kDelay;
   return {
       receive(node.left, x, {}),
       receive(node.right, x, {}),
-      handle(StepKind::kReduce, x, {0}),
-      handle(StepKind::kReduce, x, {1}),
+      handle(StepKind::kReduce, x, BusWay::kBackIfSecond, {0}),
+      handle(StepKind::kReduce, x, BusWay::kBackIfSecond, {1}),
       send(node.parent, x, {2, 3}),
       receive(node.parent, x, {2, 3}),
-      handle(down, x, {5}),
+      handle(down, x, BusWay::kThereAndBack, {5}),
       send(node.left, x, {6}),
       send(node.right, x, {6}),
   };

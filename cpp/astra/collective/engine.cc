@@ -8,9 +8,8 @@
 namespace astra {
 namespace {
 
-// Tags of collectives, apart from those of sends and receives: a mark, a step's own, the communicator, the stream.
+// Tags of collectives, apart from those of sends and receives: a mark, the communicator, the stream.
 constexpr std::uint64_t kCollectiveTags = std::uint64_t{1} << 63;
-constexpr std::uint32_t kStepShift = 46;
 constexpr std::uint32_t kCommunicatorShift = 28;
 constexpr std::uint64_t kStreams = std::uint64_t{1} << kCommunicatorShift;
 constexpr std::uint32_t kIndexBits = 32;
@@ -23,6 +22,7 @@ CollectiveEngine::CollectiveEngine(EventQueue& events, Messenger& messenger, con
     : events_(events),
       messenger_(messenger),
       library_(library),
+      programs_(events, messenger, library),
       queues_per_dimension_(library.config().num_queues_per_dim),
       started_per_queue_((library.config().active_chunks_per_dimension + queues_per_dimension_ - 1) /
                          queues_per_dimension_) {}
@@ -186,10 +186,12 @@ void CollectiveEngine::start_waiting(std::uint32_t lane, std::uint32_t queue) {
 void CollectiveEngine::start_phase(std::uint32_t stream) {
   Stream& s = streams_[stream];
   const Collective& collective = collectives_[s.collective];
+  ProgramPlace place{s.rank, s.local, {}, s.endpoint_delay, lanes_[s.lane].bus.get(), s.tag};
   if (collective.program != nullptr) {
-    s.ring = {collective.communicator->ranks.data(), 0, 1};
+    place.ring.list = collective.communicator->ranks.data();
+    place.is_user_tagged = true;
     ++s.next_phase;
-    start_program(stream, {}, collective.program, true);
+    programs_.start(place, *collective.program, {this, kPhaseDone, stream});
     return;
   }
   const PhasePlan& plan = phases(s)[s.next_phase];
@@ -205,7 +207,8 @@ void CollectiveEngine::start_phase(std::uint32_t stream) {
   ++s.next_phase;
   s.credit = s.prepared = s.sent = s.received = 0;
   if (s.blocks == nullptr) {
-    start_program(stream, plan.steps->program(s.phase), nullptr, false);
+    place.ring = s.ring;
+    programs_.start(place, plan.steps->program(s.phase), {this, kPhaseDone, stream});
     return;
   }
   s.blocks->plan(s.phase);
@@ -298,69 +301,8 @@ void CollectiveEngine::tick(std::uint32_t stream) {
   }
 }
 
-void CollectiveEngine::start_program(std::uint32_t stream, Program own, const Program* steps, bool is_user_tagged) {
-  const std::uint32_t index = programs_.take();
-  ProgramState& state = programs_[index];
-  state.own = std::move(own);
-  state.steps = steps;
-  const Program& program = steps != nullptr ? *steps : state.own;
-  state.left = Dependencies(program);
-  state.awaited = static_cast<std::size_t>(
-      std::count_if(program.begin(), program.end(), [](const Step& step) { return step.is_awaited; }));
-  state.is_user_tagged = is_user_tagged;
-  streams_[stream].program = index;
-  check(state.awaited > 0, "a collective's program has a step to wait for");
-  std::vector<std::uint32_t> ready;
-  for (std::uint32_t i = 0; i < program.size(); ++i) {
-    if (state.left.waits[i] == 0) ready.push_back(i);
-  }
-  for (const std::uint32_t step : ready) {
-    start_step(stream, step);
-  }
-}
-
-void CollectiveEngine::start_step(std::uint32_t stream, std::uint32_t index) {
-  const Stream& s = streams_[stream];
-  const ProgramState& state = programs_[s.program];
-  const Step& step = state.steps != nullptr ? (*state.steps)[index] : state.own[index];
-  const Call done{this, kStepDone, argument(stream, index)};
-  const std::uint64_t tag = state.is_user_tagged ? step.tag : s.tag | std::uint64_t{step.tag} << kStepShift;
-  switch (step.kind) {
-    case StepKind::kSend:
-      messenger_.send({tag, s.rank, s.ring.at(step.peer), step.bytes}, step.is_awaited ? done : Call{});
-      break;
-    case StepKind::kReceive:
-      messenger_.receive({tag, s.ring.at(step.peer), s.rank, step.bytes}, done);
-      break;
-    case StepKind::kReduce:
-      events_.schedule_local(*s.local, s.endpoint_delay, {this, kStepReduces, argument(stream, index)});
-      break;
-    case StepKind::kDelay:
-      events_.schedule_local(*s.local, step.duration >= 0 ? step.duration : s.endpoint_delay, done);
-      break;
-  }
-}
-
-void CollectiveEngine::end_step(std::uint32_t stream, std::uint32_t index) {
-  const std::uint32_t program = streams_[stream].program;
-  ProgramState& state = programs_[program];
-  std::vector<std::uint32_t> ready;
-  for (std::uint32_t f = state.left.offsets[index]; f < state.left.offsets[index + 1]; ++f) {
-    if (--state.left.waits[state.left.followers[f]] == 0) ready.push_back(state.left.followers[f]);
-  }
-  const bool is_over = --state.awaited == 0;
-  for (const std::uint32_t step : ready) {
-    start_step(stream, step);
-  }
-  if (is_over) {
-    programs_.give_back(program);
-    move_on(stream);
-  }
-}
-
 void CollectiveEngine::fire(std::uint32_t code, std::uint64_t arg) {
   const auto stream = static_cast<std::uint32_t>(arg);
-  const std::uint64_t number = arg >> kIndexBits;
   switch (code) {
     case kTick:
       return tick(stream);
@@ -368,16 +310,9 @@ void CollectiveEngine::fire(std::uint32_t code, std::uint64_t arg) {
       ++streams_[stream].received;
       return prepare(stream);
     case kEndpointDone:
-      return endpoint_done(stream, static_cast<std::int64_t>(number));
-    case kStepDone:
-      return end_step(stream, static_cast<std::uint32_t>(number));
-    default: {
-      const Stream& s = streams_[stream];
-      const ProgramState& state = programs_[s.program];
-      const auto index = static_cast<std::size_t>(number);
-      const Bytes bytes = state.steps != nullptr ? (*state.steps)[index].bytes : state.own[index].bytes;
-      events_.schedule_local(*s.local, library_.reduction(bytes), {this, kStepDone, arg});
-    }
+      return endpoint_done(stream, static_cast<std::int64_t>(arg >> kIndexBits));
+    default:
+      return move_on(stream);
   }
 }
 

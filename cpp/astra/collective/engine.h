@@ -8,6 +8,7 @@
 #include "astra/base/slots.h"
 #include "astra/collective/bus.h"
 #include "astra/collective/library.h"
+#include "astra/collective/program_runner.h"
 #include "astra/collective/stream_queue.h"
 #include "astra/event/event_queue.h"
 #include "astra/network/mailbox.h"
@@ -26,7 +27,7 @@ class CollectiveEngine final : public EventTarget {
   void fire(std::uint32_t code, std::uint64_t arg) override;
 
  private:
-  enum Code : std::uint32_t { kTick, kEndpointDone, kReceived, kStepDone, kStepReduces };
+  enum Code : std::uint32_t { kTick, kEndpointDone, kReceived, kPhaseDone };
 
   // Which queue of its dimension a phase of a stream uses, and which variant of its algorithm.
   struct Choice {
@@ -55,14 +56,6 @@ class CollectiveEngine final : public EventTarget {
     std::vector<PhasePlan> last_phases;  // of the last chunk, where it is smaller
     const Program* program = nullptr;    // instead of phases
   };
-  struct ProgramState {
-    Program own;
-    const Program* steps = nullptr;
-    Dependencies left;
-    std::size_t awaited = 0;  // steps that must still end
-    LogicalRing ring;
-    bool is_user_tagged = false;
-  };
   struct Stream {
     // of the phase
     Phase phase;
@@ -72,7 +65,6 @@ class CollectiveEngine final : public EventTarget {
     std::int64_t prepared = 0;
     std::int64_t sent = 0;
     std::int64_t received = 0;
-    std::uint32_t program = 0;
     // of the stream
     Rank rank = 0;
     LocalTimes* local = nullptr;
@@ -105,25 +97,20 @@ class CollectiveEngine final : public EventTarget {
   void start_waiting(std::uint32_t lane, std::uint32_t queue);
   void start_phase(std::uint32_t stream);
   void move_on(std::uint32_t stream);
-  // blocks
   void prepare(std::uint32_t stream);
   void try_send(std::uint32_t stream);
   void tick(std::uint32_t stream);
   void endpoint_done(std::uint32_t stream, std::int64_t k);
-  // programs
-  void start_program(std::uint32_t stream, Program own, const Program* steps, bool is_user_tagged);
-  void start_step(std::uint32_t stream, std::uint32_t step);
-  void end_step(std::uint32_t stream, std::uint32_t step);
 
   EventQueue& events_;
   Messenger& messenger_;
   const CollectiveLibrary& library_;
+  ProgramRunner programs_;
   std::int64_t queues_per_dimension_;
   std::int64_t started_per_queue_;
   std::vector<LaneState> lanes_;
   Slots<Stream> streams_;
   Slots<Collective> collectives_;
-  Slots<ProgramState> programs_;
   Slots<Meeting> meetings_;
   FlatMap<std::uint64_t, std::uint32_t, Hash> meeting_of_;
 };

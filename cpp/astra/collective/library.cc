@@ -20,6 +20,10 @@ class AuthoredAlgorithm final : public ProgramAlgorithm {
   Program program(const Phase& phase) const override {
     Program program = author_(phase.type, phase.bytes, phase.members, phase.index);
     check_program(program, phase.members);
+    constexpr std::uint32_t kTags = 1 << 16;
+    if (std::any_of(program.begin(), program.end(), [](const Step& step) { return step.tag >= kTags; })) {
+      refuse("the tags of a collective's steps must be below 2^16");
+    }
     return program;
   }
 

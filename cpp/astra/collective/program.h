@@ -10,6 +10,14 @@ namespace astra {
 
 enum class StepKind : std::uint8_t { kSend = 0, kReceive = 1, kReduce = 2, kDelay = 3 };
 
+// How a reduction or the endpoint delay crosses the shared bus, where there is one.
+enum class BusWay : std::uint8_t {
+  kFromRank,      // from the rank to the network
+  kToRank,        // from the network to the rank
+  kThereAndBack,  // and back to the network
+  kBackIfSecond,  // back only if another step of this kind began before
+};
+
 struct Step {
   StepKind kind = StepKind::kDelay;
   std::int32_t peer = -1;  // place in the communicator
@@ -18,6 +26,7 @@ struct Step {
   std::uint32_t tag = 0;
   bool is_awaited = true;            // the program ends only after this step
   std::vector<std::uint32_t> after;  // steps that must have ended
+  BusWay bus = BusWay::kToRank;
 };
 
 using Program = std::vector<Step>;

@@ -171,7 +171,7 @@ void check_node(const GraphSpec& graph, std::size_t node, const Services& servic
 }  // namespace
 
 std::string describe(const GraphSpec& graph, std::size_t node) {
-  return "node " + std::to_string(node) + " '" + graph.names[node] + "'";
+  return "node " + std::to_string(node) + " '" + printable(graph.names[node]) + "'";
 }
 
 std::vector<std::int32_t> class_of_rank(const GraphSpec& graph, std::int64_t npus) {

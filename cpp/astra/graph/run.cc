@@ -279,7 +279,7 @@ void GraphRun::list_stuck(std::string* text) const {
     const std::size_t others = lane.members.size() - 1;
     *text += "\n    rank " + std::to_string(lane.rank) +
              (others > 0 ? " (and " + std::to_string(others) + " more of its class)" : "") + ", node " +
-             std::to_string(n.source) + " '" + plan_.names[n.source] + "' ";
+             std::to_string(n.source) + " '" + printable(plan_.names[n.source]) + "' ";
     *text += is_stalled ? "is ready, but nothing on its rank completes any more" : reason(n);
   }
 }

@@ -123,7 +123,8 @@ void check_values(const Plan& plan, const Services& services, const Time* durati
   };
   const std::size_t n = plan.names.size();
   const auto refuse_node = [&](std::size_t node, const std::string& why) {
-    refuse("step " + std::to_string(step) + ", node " + std::to_string(node) + " '" + plan.names[node] + "': " + why);
+    refuse("step " + std::to_string(step) + ", node " + std::to_string(node) + " '" + printable(plan.names[node]) +
+           "': " + why);
   };
   if (const auto i = static_cast<std::size_t>(outside(durations, n)); i < n) {
     refuse_node(i, "duration_ns must be between 0 and 2^59, not " + std::to_string(durations[i]));

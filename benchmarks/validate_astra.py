@@ -1,8 +1,8 @@
 """Run every reference run of ASTRA-sim again and compare: each rank's finish time and rank 0's exposed communication.
 
 Run: ``python benchmarks/validate_astra.py [SECTION]...``; exits with 1 if a row differs, or if the sweep of them all
-takes more CPU time than its goal. The reference runs lie beside the repository, in ``../shared/data/astra``; without them
-there is nothing to compare, and this says so.
+takes more CPU time than its goal. The reference runs lie beside the repository, in ``../shared/data/astra``; without
+them there is nothing to compare, and this says so.
 
 A row that ASTRA-sim ended with an abort, or never, must be refused with the reason. Its crashes in PER_NODE memory are
 of its own making (it reads freed memory); those rows are run as its rules mean them, and only what it printed counts.

@@ -164,12 +164,20 @@ void counts_bytes_under_way() {
   CHECK(use[0].bytes == 1000 && use[0].busy_ns == 100 && use[1].bytes == 3000 && use[1].busy_ns == 175);
 }
 
+void keeps_the_order_of_a_channel() {
+  // Two of channel 1 take turns with their half; the one of channel 2 has the other half until it ends at 200.
+  const Times times = Transfers(chain({10})).at(0, 0, 1, 500, 1).at(0, 0, 1, 1000, 1).at(0, 0, 1, 1000, 2).run();
+  CHECK((times == Times{100, 250, 200}));
+  CHECK((Transfers(chain({10}, 3)).at(0, 0, 1, 500, 1).at(10, 0, 1, 500, 1).run() == Times{53, 103}));
+}
+
 void delivers_to_itself_at_once() { CHECK(Transfers(chain({1})).at(5, 0, 0, 100).run() == Times{5}); }
 
 }  // namespace
 
 Tests flow_network_tests() {
   return {
+      {"messages of one channel go one after another", keeps_the_order_of_a_channel},
       {"a lone flow takes what it takes without congestion, to the nanosecond", times_a_lone_flow_like_no_congestion},
       {"two flows halve a link", halves_a_link_between_two},
       {"those who stay share what a departure leaves", gives_what_a_departure_leaves},

@@ -16,7 +16,8 @@ class OneLink final : public astra::Network {
   std::int64_t npus() const override { return 2; }
   const std::vector<std::int64_t>& shape() const override { return shape_; }
   std::int64_t endpoints() const override { return 4; }
-  void send(astra::Rank from, astra::Rank to, astra::Bytes bytes, astra::Call arrived) override {
+  using astra::Network::send;
+  void send(astra::Rank from, astra::Rank to, astra::Bytes bytes, astra::Call arrived, astra::Channel) override {
     sent.push_back({from, to, bytes});
     free_at_ = std::max(free_at_, events_.now()) + bytes;
     events_.schedule(free_at_ - events_.now(), arrived);

@@ -13,9 +13,9 @@ class Transfers final : public astra::EventTarget {
  public:
   explicit Transfers(const astra::NetworkConfig& config) : network_(astra::make_network(config, events_)) {}
 
-  Transfers& at(astra::Time time, astra::Rank from, astra::Rank to, astra::Bytes bytes) {
+  Transfers& at(astra::Time time, astra::Rank from, astra::Rank to, astra::Bytes bytes, astra::Channel channel = 0) {
     const auto index = static_cast<std::uint64_t>(starts_.size());
-    starts_.push_back({from, to, bytes});
+    starts_.push_back({from, to, bytes, channel});
     arrivals_.push_back(-1);
     events_.schedule(time, {this, kStart, index});
     return *this;
@@ -36,7 +36,7 @@ class Transfers final : public astra::EventTarget {
     const auto index = static_cast<std::size_t>(arg);
     if (code == kStart) {
       const Start& start = starts_[index];
-      network_->send(start.from, start.to, start.bytes, {this, kArrived, arg});
+      network_->send(start.from, start.to, start.bytes, {this, kArrived, arg}, start.channel);
     } else {
       if (arrivals_[index] != -1) throw std::runtime_error("a message arrived twice");
       arrivals_[index] = events_.now();
@@ -49,6 +49,7 @@ class Transfers final : public astra::EventTarget {
     astra::Rank from;
     astra::Rank to;
     astra::Bytes bytes;
+    astra::Channel channel;
   };
 
   astra::EventQueue events_;

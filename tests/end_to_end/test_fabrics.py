@@ -1,4 +1,4 @@
-"""Runs over arbitrary links, where the backend times them."""
+"""Runs over arbitrary links."""
 
 from typing import Any
 
@@ -13,17 +13,6 @@ from llmservingsim.workload import ArrivalSpec, FixedLength, GeneratorSpec
 
 GIB = 2**30
 NODE = SwitchNode(npus=4, bandwidth="50GiB/s", latency="500ns")
-
-
-def accepts_fabrics() -> bool:
-    try:
-        NativeBackend(build_network(NODE))
-    except ValueError:
-        return False
-    return True
-
-
-pytestmark = pytest.mark.skipif(not accepts_fabrics(), reason="the backend times no arbitrary links yet")
 
 
 def all_reduce_ns(network: NetworkModel, size: int = 2**20) -> int:

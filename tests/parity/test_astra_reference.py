@@ -1,6 +1,7 @@
 """Finish times of every rank equal those that ASTRA-sim and LLMServingSim's fork printed, to the nanosecond.
 
-The runs lie outside the repository, so the tests skip without them; `benchmarks/validate_astra.py` says how a row is judged.
+The runs lie outside the repository, so the tests skip without them; `benchmarks/validate_astra.py` says how a row is
+judged.
 """
 
 import importlib.util

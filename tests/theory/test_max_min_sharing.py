@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llmservingsim.backend import FabricModel, LinkModel, NativeBackend, NetworkModel
 from llmservingsim.backend.config import LINK_GB
-from llmservingsim.graph import Graph, Node, NodeType
+from llmservingsim.graph import CollectiveType, Graph, Node, NodeType
 
 FOREVER_NS = 2**60
 
@@ -164,3 +164,34 @@ def test_a_link_never_idles_while_somebody_waits_for_it(messages: list[tuple[int
         done += simulation.advance(FOREVER_NS)
     # Whatever the shares, work is conserved: only the nanoseconds cut off at each end are missing.
     assert simulation.now_ns == pytest.approx(busy_until, abs=len(messages))
+
+
+@given(
+    late_ns=st.lists(st.integers(0, 200_000), min_size=2, max_size=8),
+    kind=st.sampled_from([CollectiveType.ALL_REDUCE, CollectiveType.ALL_GATHER, CollectiveType.REDUCE_SCATTER]),
+    size_bytes=st.integers(1, 2**20),
+)
+@settings(deadline=None)
+def test_where_every_link_has_one_connection_flows_queue_like_whole_messages(
+    late_ns: list[int], kind: CollectiveType, size_bytes: int
+) -> None:
+    """A ring over a ring, ranks entering at any time: what has piled up at a late rank goes out one after another.
+
+    Every message crosses one link, where storing it whole before it goes on makes no difference.
+    """
+    ranks = len(late_ns)
+    nodes = []
+    for rank, late in enumerate(late_ns):
+        nodes.append(Node("work", NodeType.COMP, rank, duration_ns=late))
+        nodes.append(
+            Node("ring", NodeType.COMM_COLL, rank, size_bytes=size_bytes, collective=kind, data_deps=(2 * rank,))
+        )
+    graph = Graph.from_nodes(nodes, [(r,) for r in range(ranks)])
+    ends = {}
+    for model in ("aware", "flow"):
+        network = NetworkModel(["FullyConnected"], [ranks], [50.0], [500.0], model=model)  # type: ignore[arg-type]
+        simulation = NativeBackend(network)
+        ticket = simulation.submit(simulation.register(graph))
+        simulation.advance(FOREVER_NS)
+        ends[model] = simulation.rank_finish_ns(ticket).tolist()
+    assert ends["flow"] == ends["aware"]

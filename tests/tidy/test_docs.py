@@ -187,6 +187,19 @@ def test_the_reference_names_every_option_of_every_command() -> None:
         assert [o for o in names if f"`{o}`" not in section] == [], name
 
 
+def test_the_page_on_astra_sim_explains_every_flag() -> None:
+    import typer
+
+    from llmservingsim.cli.main import app
+
+    run = typer.main.get_command(app).commands["astra"].commands["run"]  # type: ignore[attr-defined]
+    section = (REPOSITORY / "docs" / "concepts" / "astra-sim.md").read_text().partition("\n## Flags\n")[2]
+    table = section.partition("\n## ")[0]
+    flags = [o for p in run.params if p.name != "help" for o in p.opts]
+    assert "--dialect" in flags
+    assert [o for o in flags if f"`{o}`" not in table] == []
+
+
 def test_the_page_on_outputs_explains_every_column_and_key() -> None:
     from llmservingsim.report.records import REQUEST_COLUMNS, SAMPLE_COLUMNS
 

@@ -14,7 +14,7 @@ Time AnalyticalNetwork::lone_delay(Rank from, Rank to, Bytes bytes) const {
   return truncate(path.latency_ns + static_cast<double>(bytes) / path.bandwidth);
 }
 
-void AnalyticalNetwork::send(Rank from, Rank to, Bytes bytes, Call arrived) {
+void AnalyticalNetwork::send(Rank from, Rank to, Bytes bytes, Call arrived, Channel) {
   events().schedule(lone_delay(from, to, bytes), arrived);
 }
 

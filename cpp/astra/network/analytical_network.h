@@ -11,7 +11,8 @@ class AnalyticalNetwork final : public RoutedNetwork {
  public:
   AnalyticalNetwork(std::unique_ptr<Topology> topology, EventQueue& events);
 
-  void send(Rank from, Rank to, Bytes bytes, Call arrived) override;
+  using Network::send;
+  void send(Rank from, Rank to, Bytes bytes, Call arrived, Channel) override;
   std::optional<Time> fixed_delay(Rank from, Rank to, Bytes bytes) const override;
   Time lone_delay(Rank from, Rank to, Bytes bytes) const override;
   bool are_alike(Rank a, Rank b, Rank c, Rank d) const override;

@@ -30,17 +30,60 @@ void FlowNetwork::number_links() {
   }
 }
 
-void FlowNetwork::send(Rank from, Rank to, Bytes bytes, Call arrived) {
-  const std::span<const LinkIndex> route = topology().route(from, to);
-  if (route.empty()) {
+std::size_t FlowNetwork::ConnectionHash::operator()(const Connection& connection) const {
+  const std::uint64_t pair =
+      std::uint64_t{static_cast<std::uint32_t>(connection.from)} << 32 | static_cast<std::uint32_t>(connection.to);
+  return static_cast<std::size_t>(mix(mix(connection.channel) ^ pair));
+}
+
+void FlowNetwork::send(Rank from, Rank to, Bytes bytes, Call arrived, Channel channel) {
+  if (topology().route(from, to).empty()) {
     events().schedule(0, arrived);
     return;
   }
+  const Connection connection{channel, from, to};
+  Queue* queue = channel == 0 ? nullptr : queues_.find(connection);
+  if (queue == nullptr) {
+    if (channel != 0) {
+      queues_.insert(connection, {});
+    }
+    start(connection, bytes, arrived);
+    return;
+  }
+  const std::uint32_t place = waiting_.take();
+  waiting_[place] = {bytes, arrived};
+  if (queue->first == kNobody) {
+    queue->first = place;
+  } else {
+    waiting_[queue->last].next = place;
+  }
+  queue->last = place;
+}
+
+void FlowNetwork::start_next(const Connection& connection) {
+  if (connection.channel == 0) {
+    return;
+  }
+  Queue* queue = queues_.find(connection);
+  const std::uint32_t place = queue->first;
+  if (place == kNobody) {
+    queues_.erase(queue);
+    return;
+  }
+  const Waiting next = waiting_[place];
+  waiting_.give_back(place);
+  queue->first = next.next;
+  start(connection, next.bytes, next.arrived);
+}
+
+void FlowNetwork::start(const Connection& connection, Bytes bytes, Call arrived) {
   number_links();
+  const std::span<const LinkIndex> route = topology().route(connection.from, connection.to);
   const FlowIndex index = flows_.take();
   Flow& flow = flows_[index];
+  flow.connection = connection;
   flow.route = route;
-  flow.latency_ns = topology().path(from, to).latency_ns;
+  flow.latency_ns = topology().path(connection.from, connection.to).latency_ns;
   flow.bytes = bytes;
   flow.remaining = static_cast<double>(bytes);
   flow.changed = now();
@@ -219,6 +262,8 @@ void FlowNetwork::leave(FlowIndex index) {
   left_.push_back(index);
   const Time arrives = flow.changed + truncate(flow.latency_ns + flow.remaining / flow.rate);
   events().schedule(arrives - now(), flow.arrived);
+  const Connection connection = flow.connection;  // the next flow may move the others
+  start_next(connection);
 }
 
 void FlowNetwork::wake_next() {

@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "astra/base/flat_map.h"
 #include "astra/base/slots.h"
 #include "astra/network/departures.h"
 #include "astra/network/routed_network.h"
@@ -15,12 +16,14 @@ namespace astra {
 // making that of a slower or equally fast flow smaller (Bertsekas and Gallager, Data Networks, 6.5.2). They change when
 // flows start and end, and only for flows that share links with those, directly or through others. What starts and ends
 // at one instant takes effect together. A flow leaves its links at the nanosecond in which its last byte does, and
-// arrives the latencies of its links later.
+// arrives the latencies of its links later. Messages of one channel between the same two go one after another, as on a
+// connection of NCCL.
 class FlowNetwork final : public RoutedNetwork, public EventTarget {
  public:
   FlowNetwork(std::unique_ptr<Topology> topology, EventQueue& events);
 
-  void send(Rank from, Rank to, Bytes bytes, Call arrived) override;
+  using Network::send;
+  void send(Rank from, Rank to, Bytes bytes, Call arrived, Channel channel) override;
   Time lone_delay(Rank from, Rank to, Bytes bytes) const override;
   // Includes the bytes so far of flows that are still under way.
   std::vector<LinkUse> link_use() const override;
@@ -30,8 +33,32 @@ class FlowNetwork final : public RoutedNetwork, public EventTarget {
  private:
   enum Code : std::uint32_t { kSolve, kWake };
   using FlowIndex = std::uint32_t;
+  static constexpr std::uint32_t kNobody = 0xffffffff;
+
+  // A message that waits for those before it on its connection.
+  struct Waiting {
+    Bytes bytes = 0;
+    Call arrived;
+    std::uint32_t next = kNobody;
+  };
+  // A channel between two ranks.
+  struct Connection {
+    Channel channel = 0;
+    Rank from = 0;
+    Rank to = 0;
+    bool operator==(const Connection&) const = default;
+  };
+  struct ConnectionHash {
+    std::size_t operator()(const Connection& connection) const;
+  };
+  // Of a connection with a message under way.
+  struct Queue {
+    std::uint32_t first = kNobody;
+    std::uint32_t last = kNobody;
+  };
 
   struct Flow {
+    Connection connection;
     std::span<const LinkIndex> route;
     double latency_ns = 0;
     Bytes bytes = 0;
@@ -62,6 +89,8 @@ class FlowNetwork final : public RoutedNetwork, public EventTarget {
     bool operator>(const Share& other) const { return rate != other.rate ? rate > other.rate : link > other.link; }
   };
 
+  void start(const Connection& connection, Bytes bytes, Call arrived);
+  void start_next(const Connection& connection);
   void number_links();
   void mark_changed(LinkIndex link);
   void solve();
@@ -76,6 +105,8 @@ class FlowNetwork final : public RoutedNetwork, public EventTarget {
 
   std::vector<LinkState> states_;
   Slots<Flow> flows_;
+  FlatMap<Connection, Queue, ConnectionHash> queues_;
+  Slots<Waiting> waiting_;
   Departures departures_;
   std::uint64_t next_order_ = 0;
   std::vector<LinkIndex> changed_;  // links on which a flow started or ended since the latest solution

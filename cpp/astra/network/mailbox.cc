@@ -66,7 +66,7 @@ void Mailbox::receive(const MessageKey& key, Call received) {
 void Mailbox::send_now(const MessageKey& key, Call sent) {
   const std::uint32_t index = pair(key, true);
   messages_[index].sent = sent;
-  network_.send(key.from, key.to, key.bytes, {this, kArrived, index});
+  network_.send(key.from, key.to, key.bytes, {this, kArrived, index}, reinterpret_cast<std::uintptr_t>(this));
 }
 
 void Mailbox::receive_now(const MessageKey& key, Call received) {

@@ -17,6 +17,9 @@ struct LinkUse {
   Time busy_ns = 0;  // while at least one message was on it
 };
 
+// Whose messages keep their order.
+using Channel = std::uint64_t;
+
 class Network {
  public:
   virtual ~Network() = default;
@@ -26,8 +29,10 @@ class Network {
   virtual const std::vector<std::int64_t>& shape() const = 0;
   // Ranks and endpoints of memories: who may send and receive.
   virtual std::int64_t endpoints() const { return npus(); }
-  // Starts a transfer now; `arrived` is called at its arrival.
-  virtual void send(Rank from, Rank to, Bytes bytes, Call arrived) = 0;
+  // Starts a transfer now; `arrived` is called at its arrival. Transfers of one channel between the same two go in
+  // order, where they would share a link; those of channel 0 stand by themselves.
+  virtual void send(Rank from, Rank to, Bytes bytes, Call arrived, Channel channel) = 0;
+  void send(Rank from, Rank to, Bytes bytes, Call arrived) { send(from, to, bytes, arrived, 0); }
   // What every transfer of that size between the two takes whatever else is under way; nothing if that depends on
   // other traffic.
   virtual std::optional<Time> fixed_delay(Rank from, Rank to, Bytes bytes) const = 0;

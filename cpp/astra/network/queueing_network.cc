@@ -11,7 +11,7 @@ namespace astra {
 QueueingNetwork::QueueingNetwork(std::unique_ptr<Topology> topology, EventQueue& events, bool refuses_aborts)
     : RoutedNetwork(std::move(topology), events), refuses_aborts_(refuses_aborts) {}
 
-void QueueingNetwork::send(Rank from, Rank to, Bytes bytes, Call arrived) {
+void QueueingNetwork::send(Rank from, Rank to, Bytes bytes, Call arrived, Channel) {
   const std::span<const LinkIndex> route = topology().route(from, to);
   if (route.empty()) {
     events().schedule(0, arrived);

@@ -17,7 +17,8 @@ class QueueingNetwork final : public RoutedNetwork, public EventTarget {
   // `refuses_aborts`: raise std::invalid_argument where ASTRA-sim aborts.
   QueueingNetwork(std::unique_ptr<Topology> topology, EventQueue& events, bool refuses_aborts);
 
-  void send(Rank from, Rank to, Bytes bytes, Call arrived) override;
+  using Network::send;
+  void send(Rank from, Rank to, Bytes bytes, Call arrived, Channel) override;
   Time lone_delay(Rank from, Rank to, Bytes bytes) const override;
   // Of messages that have left their links, and of the time that links have been busy.
   std::vector<LinkUse> link_use() const override;

@@ -10,6 +10,7 @@ from llmservingsim.errors import SimulationError
 from llmservingsim.model import CapacityReport
 from llmservingsim.serving import Engine, InstanceLoad, Outcome
 from llmservingsim.serving.batch import Batch
+from llmservingsim.serving.routing import Role
 from llmservingsim.trace import IterationBuilder
 
 
@@ -60,6 +61,8 @@ class Instance:
         memory: Of one device.
 
     Attributes:
+        hardware: Name of its accelerator.
+        role: What it computes.
         listener: Hears of every submitted iteration, if set.
         collective_bytes: Summed message sizes of all collectives so far, per rank.
     """
@@ -78,6 +81,8 @@ class Instance:
         self.engine = engine
         self.builder = builder
         self.memory = memory
+        self.hardware = ""
+        self.role: Role = "both"
         self.listener: IterationListener | None = None
         self.collective_bytes = 0
         self._backend = backend
@@ -94,7 +99,13 @@ class Instance:
         engine = self.engine
         pool = engine.kv.pool
         return InstanceLoad(
-            engine.index, self.model, engine.num_waiting, engine.num_running, pool.num_held / pool.num_usable
+            engine.index,
+            self.model,
+            engine.num_waiting,
+            engine.num_running,
+            pool.num_held / pool.num_usable,
+            self.hardware,
+            self.role,
         )
 
     def begin(self, now_ns: int) -> list[Ticket]:

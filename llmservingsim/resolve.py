@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from llmservingsim.backend import Backend, MemoryModel, NativeBackend, NetworkModel, SystemModel
-from llmservingsim.config import InstanceSpec, LatencySpec, RunSpec, ServingSpec
+from llmservingsim.config import AdmissionSpec, InstanceSpec, LatencySpec, RunSpec, ServingSpec
 from llmservingsim.config.catalog import AcceleratorSpec, ModelFamily, ModelSpec, find_accelerator, find_model
 from llmservingsim.errors import CapacityError, ConfigError, located
 from llmservingsim.instance import DeviceMemory, Instance
@@ -26,8 +26,9 @@ from llmservingsim.model import (
 )
 from llmservingsim.network import plan_network
 from llmservingsim.plugins import make_plugin
-from llmservingsim.serving import ROUTERS, SCHEDULERS, Engine, EngineConfig, Router, Scheduler, SchedulerConfig
+from llmservingsim.serving import SCHEDULERS, Engine, EngineConfig, Router, Scheduler, SchedulerConfig
 from llmservingsim.serving.kv import KVCacheManager
+from llmservingsim.serving.routing import make_router
 from llmservingsim.trace import IterationBuilder, capture_sizes
 from llmservingsim.units import NS_PER_US, format_size, parse_bandwidth, parse_size_bytes, parse_time_ns
 
@@ -64,6 +65,8 @@ class System:
         instances: The serving replicas, by index.
         backend: Clock, network and memories.
         router: Chooses an instance per request.
+        admission: Limits beyond which it does not, if any.
+        load_update_ns: Between two reports of the instances to the router, 0 for at once.
         network: What the backend's network was built from; written beside exported traces.
         system: Likewise for its system layer.
         sample_ns: Step of the time series.
@@ -72,6 +75,8 @@ class System:
     instances: tuple[Instance, ...]
     backend: Backend
     router: Router
+    admission: AdmissionSpec | None
+    load_update_ns: int
     network: NetworkModel
     system: SystemModel
     sample_ns: int
@@ -110,8 +115,19 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
     for place, part, ranks in zip(places, parts, plan.ranks, strict=True):
         with located(place.path):
             instances.append(part.instance(len(instances), place.node, ranks, libraries, backend))
-    router = make_plugin("router", spec.router, ROUTERS, (), ("route",))
-    return System(tuple(instances), backend, router, plan.network, plan.system, sample_ns)
+    router = make_router(spec.router, spec.seed)
+    if hasattr(router, "started"):
+        router.started([instance.load() for instance in instances])
+    return System(
+        instances=tuple(instances),
+        backend=backend,
+        router=router,
+        admission=spec.admission,
+        load_update_ns=parse_time_ns(spec.load_update_interval),
+        network=plan.network,
+        system=plan.system,
+        sample_ns=sample_ns,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +240,7 @@ class _Parts:
     def instance(self, index: int, node: int, ranks: range, libraries: Libraries, backend: Backend) -> Instance:
         """Put the instance together."""
         memory = self.memory()
-        return Instance(
+        made = Instance(
             node=node,
             model=self.model.name,
             engine=self.engine(index, memory.num_blocks),
@@ -232,6 +248,8 @@ class _Parts:
             backend=backend,
             memory=memory,
         )
+        made.hardware = self.accelerator.name
+        return made
 
     def engine(self, index: int, num_gpu_blocks: int) -> Engine:
         """Build the engine."""

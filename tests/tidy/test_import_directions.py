@@ -43,7 +43,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "network": {"config", "backend"},
     "astra_sim": {"backend", "trace"},
     "resolve": RUN | {"instance", "network"},
-    "loop": RUN | {"instance", "resolve"},
+    "admission": RUN | {"instance", "resolve"},
+    "loop": RUN | {"instance", "resolve", "admission"},
     "export": RUN | {"instance", "resolve"},
     "api": RUN | {"instance", "resolve", "loop", "export", "astra_sim"},
     "": {"api", "report"},  # the package's face, `llmservingsim/__init__.py`

@@ -157,7 +157,7 @@ class _Pool:
         fits = tuple(judge.reject_reason(spec) is None for judge in self._judges)
         if fits not in self._candidates:
             chosen = [p for fit, positions in zip(fits, self._alike.values(), strict=True) if fit for p in positions]
-            self._candidates[fits] = [self.views[p] for p in sorted(chosen)]
+            self._candidates[fits] = tuple(self.views[p] for p in sorted(chosen))
         return self._candidates[fits]
 
     def reject_reason(self, spec: RequestSpec) -> str:

@@ -11,6 +11,7 @@ from llmservingsim.errors import SimulationError
 from llmservingsim.model import CapacityReport
 from llmservingsim.serving import Engine, InstanceLoad, Outcome, RejectReason, Request
 from llmservingsim.serving.batch import Batch
+from llmservingsim.serving.routing import Role
 from llmservingsim.trace import IterationBuilder
 from llmservingsim.workload import RequestSpec
 
@@ -74,9 +75,10 @@ class Instance:
         memory: Of one device.
 
     Attributes:
+        hardware: Name of its accelerator.
+        role: What it computes; one that only decodes gets its requests from others.
         listener: Hears of every submitted iteration, if set.
         successor: Who goes on with its requests after their first token; None where it decodes them itself.
-        takes_prompts: Whether requests can be routed to it; one that only decodes gets them from others.
         collective_bytes: Summed message sizes of all collectives so far, per rank.
     """
 
@@ -94,9 +96,10 @@ class Instance:
         self.engine = engine
         self.builder = builder
         self.memory = memory
+        self.hardware = ""
+        self.role: Role = "both"
         self.listener: IterationListener | None = None
         self.successor: Successor | None = None
-        self.takes_prompts = True
         self.collective_bytes = 0
         self._backend = backend
         self._graph = backend.register(builder.template)
@@ -108,12 +111,23 @@ class Instance:
         """Number of the instance."""
         return self.engine.index
 
+    @property
+    def takes_prompts(self) -> bool:
+        """Whether requests can be routed to it."""
+        return self.role != "decode"
+
     def load(self) -> InstanceLoad:
         """Report what a router may see."""
         engine = self.engine
         pool = engine.kv.pool
         return InstanceLoad(
-            engine.index, self.model, engine.num_waiting, engine.num_running, pool.num_held / pool.num_usable
+            engine.index,
+            self.model,
+            engine.num_waiting,
+            engine.num_running,
+            pool.num_held / pool.num_usable,
+            self.hardware,
+            self.role,
         )
 
     def reject_reason(self, spec: RequestSpec) -> RejectReason | None:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from llmservingsim.backend import Backend, MemoryModel, NativeBackend, NetworkModel, SystemModel
-from llmservingsim.config import InstanceSpec, LatencySpec, RunSpec, ServingSpec
+from llmservingsim.config import AdmissionSpec, InstanceSpec, LatencySpec, RunSpec, ServingSpec
 from llmservingsim.config.catalog import AcceleratorSpec, ModelFamily, ModelSpec, find_accelerator, find_model
 from llmservingsim.errors import CapacityError, ConfigError, located
 from llmservingsim.instance import DeviceMemory, Instance
@@ -30,8 +30,9 @@ from llmservingsim.model import (
 from llmservingsim.network import plan_network
 from llmservingsim.owner import Owner
 from llmservingsim.plugins import make_plugin
-from llmservingsim.serving import ROUTERS, SCHEDULERS, Engine, EngineConfig, Router, Scheduler, SchedulerConfig
+from llmservingsim.serving import SCHEDULERS, Engine, EngineConfig, Router, Scheduler, SchedulerConfig
 from llmservingsim.serving.kv import KVCacheManager
+from llmservingsim.serving.routing import make_router
 from llmservingsim.trace import IterationBuilder, capture_sizes
 from llmservingsim.transfer import KvTransfers
 from llmservingsim.units import NS_PER_US, format_size, parse_bandwidth, parse_size_bytes, parse_time_ns
@@ -70,6 +71,8 @@ class System:
         owners: Who submits graphs, in the order in which they are asked: the instances, and KV transfers.
         backend: Clock, network and memories.
         router: Chooses an instance per request.
+        admission: Limits beyond which it does not, if any.
+        load_update_ns: Between two reports of the instances to the router, 0 for at once.
         network: What the backend's network was built from; written beside exported traces.
         system: Likewise for its system layer.
         sample_ns: Step of the time series.
@@ -80,6 +83,8 @@ class System:
     owners: tuple[Owner, ...]
     backend: Backend
     router: Router
+    admission: AdmissionSpec | None
+    load_update_ns: int
     network: NetworkModel
     system: SystemModel
     sample_ns: int
@@ -119,10 +124,26 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
     for place, part, ranks in zip(places, parts, plan.ranks, strict=True):
         with located(place.path):
             instances.append(part.instance(len(instances), place.node, ranks, libraries, backend))
-    router = make_plugin("router", spec.router, ROUTERS, (), ("route",))
     transfers = _disaggregate(spec, parts, instances, backend)
-    owners: tuple[Owner, ...] = tuple(instances) if transfers is None else (*instances, transfers)
-    return System(tuple(instances), owners, backend, router, plan.network, plan.system, sample_ns, transfers)
+    return System(
+        instances=tuple(instances),
+        owners=tuple(instances) if transfers is None else (*instances, transfers),
+        backend=backend,
+        router=_router(spec.router, spec.seed, instances),
+        admission=spec.admission,
+        load_update_ns=parse_time_ns(spec.load_update_interval),
+        network=plan.network,
+        system=plan.system,
+        sample_ns=sample_ns,
+        transfers=transfers,
+    )
+
+
+def _router(asked: str | dict[str, Any], seed: int, instances: Sequence[Instance]) -> Router:
+    router = make_router(asked, seed)
+    if hasattr(router, "started"):
+        router.started([instance.load() for instance in instances])
+    return router
 
 
 def _disaggregate(
@@ -152,12 +173,12 @@ def _disaggregate(
                 shares[prefill.index, decode.index] = _shares(source, prefill, target, decode)
     if not shares:
         return None
-    router = make_plugin("decode_router", spec.decode_router, ROUTERS, (), ("route",))
+    router = _router(spec.decode_router, spec.seed, [i for _, i in consumers])
     transfers = KvTransfers(backend, [i for _, i in consumers], shares, router)
     for _, prefill in producers:
-        prefill.successor = transfers
+        prefill.successor, prefill.role = transfers, "prefill"
     for _, decode in consumers:
-        decode.takes_prompts = False
+        decode.role = "decode"
     return transfers
 
 
@@ -285,7 +306,7 @@ class _Parts:
     def instance(self, index: int, node: int, ranks: range, libraries: Libraries, backend: Backend) -> Instance:
         """Put the instance together."""
         memory = self.memory()
-        return Instance(
+        made = Instance(
             node=node,
             model=self.model.name,
             engine=self.engine(index, memory.num_blocks),
@@ -293,6 +314,8 @@ class _Parts:
             backend=backend,
             memory=memory,
         )
+        made.hardware = self.accelerator.name
+        return made
 
     def engine(self, index: int, num_gpu_blocks: int) -> Engine:
         """Build the engine."""

@@ -17,6 +17,7 @@ import typer
 from llmservingsim.backend.topologies import TOPOLOGY_KINDS
 from llmservingsim.cli.main import app
 from llmservingsim.config import (
+    AdmissionSpec,
     InstanceSpec,
     LatencySpec,
     MemorySpec,
@@ -38,6 +39,7 @@ from llmservingsim.config.catalog import (
 )
 from llmservingsim.model import kv_bytes_per_token, num_parameters
 from llmservingsim.resolve import with_vllm_defaults
+from llmservingsim.serving.routing import ROUTERS
 from llmservingsim.units import format_size
 from llmservingsim.workload import (
     ArrivalSpec,
@@ -61,7 +63,11 @@ _SCALARS: dict[Any, str] = {
     Path: "path",
     dict: "section",
 }
-_RUN_SECTIONS = (RunSpec, NodeSpec, InstanceSpec, ServingSpec, LatencySpec, NetworkSpec, MemorySpec, SloSpec)
+_RUN_SECTIONS = (
+    *(RunSpec, NodeSpec, InstanceSpec, ServingSpec, LatencySpec),
+    *(NetworkSpec, MemorySpec, AdmissionSpec, SloSpec),
+)
+_ROUTER_SECTIONS = tuple(dict.fromkeys(r.Options for r in ROUTERS.values() if hasattr(r, "Options")))
 _LENGTHS = (FixedLength, UniformLength, LognormalLength, EmpiricalLength, PairedLength, PresetLength)
 _GENERATOR_SECTIONS = (GeneratorSpec, ArrivalSpec, PrefixSpec, *_LENGTHS)
 _LARGE, _SMALL = "H100", "RTX4090"
@@ -93,6 +99,11 @@ def configuration_page() -> str:
         "key, and [run.schema.json](run.schema.json) is its JSON schema.\n"
     )
     parts += [_section(struct) for struct in _RUN_SECTIONS]
+    parts.append(
+        "# Router options\n\nWhat may stand beside `policy` under `router`; [Routing](../concepts/routing.md) has the "
+        f"rules. The policies are {_one_of(ROUTERS)}; those that are not below have no options.\n"
+    )
+    parts += [_section(struct) for struct in _ROUTER_SECTIONS]
     parts.append(
         "# Topology files\n\nA file that `network.topology` names: YAML, TOML or JSON with the keys of one of these "
         "kinds; [Topologies](../topologies.md) shows some.\n"

@@ -230,6 +230,23 @@ class SloSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         check_quantities(self, parse_time_ns, "ttft", "tpot", "e2e")
 
 
+class AdmissionSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits at the router; null means no limit. An instance that does nothing is always below them.
+
+    Attributes:
+        max_waiting_per_instance: An instance in whose queue so many requests wait gets no more.
+        max_waiting_total: Nor does any instance of a model in whose queues so many wait together.
+        max_kv_usage: Nor an instance whose requests hold this share of its KV blocks.
+        policy: What becomes of a request that no instance may get: ``reject`` refuses it for good; ``queue`` holds
+            it at the router, in order of arrival per model, until one may.
+    """
+
+    max_waiting_per_instance: Count | None = None
+    max_waiting_total: Count | None = None
+    max_kv_usage: Share | None = None
+    policy: Literal["reject", "queue"] = "reject"
+
+
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One run.
 
@@ -237,10 +254,13 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         nodes: The servers.
         serving: Defaults of every instance.
         network: Links between devices.
-        router: Built-in name or ``package.module:Class``.
+        router: Built-in name or ``package.module:Class``; or a section with that name as ``policy``, and its options.
         decode_router: Likewise, of requests that a kv_producer has prefilled, among the kv_consumers.
+        admission: Limits beyond which the router rejects or holds requests.
+        load_update_interval: Between two reports of the instances to the router, as ``"100ms"`` in vLLM's data-parallel
+            coordinator; by default it knows at any moment what waits and runs.
         workload: A request trace; ``--workload`` overrides it. Relative to the run file.
-        seed: Of random policies; the built-in ones draw nothing. A trace carries its own, see ``workload generate``.
+        seed: Of random policies. A trace carries its own, see ``workload generate``.
         timeseries_interval: Step of timeseries.csv.
         slo: Limits that a good request keeps; goodput counts those that do.
     """
@@ -248,8 +268,10 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     nodes: Annotated[tuple[NodeSpec, ...], Meta(min_length=1)]
     serving: ServingSpec = ServingSpec()
     network: NetworkSpec = NetworkSpec()
-    router: str = "round_robin"
-    decode_router: str = "least_loaded"
+    router: str | dict[str, Any] = "round_robin"
+    decode_router: str | dict[str, Any] = "least_loaded"
+    admission: AdmissionSpec | None = None
+    load_update_interval: str = "0ns"
     workload: str | None = None
     seed: int = 0
     timeseries_interval: str = "1s"
@@ -257,3 +279,4 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def __post_init__(self) -> None:
         check_quantities(self, parse_time_ns, "timeseries_interval")
+        check_quantities(self, parse_time_ns, "load_update_interval", may_be_zero=True)

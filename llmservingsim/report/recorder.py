@@ -40,7 +40,7 @@ class Recorder:
 
     @property
     def num_open(self) -> int:
-        """Requests that instances hold."""
+        """Requests that instances or the router hold."""
         return len(self._open)
 
     @property
@@ -49,12 +49,12 @@ class Recorder:
         return self._sampler.generated_tokens
 
     def admitted(self, spec: RequestSpec) -> None:
-        """A request went to an instance."""
+        """A request was taken in: it goes to an instance, or is held at the router first."""
         self.num_arrived += 1
         self._open[spec.request_id] = spec
 
     def rejected(self, spec: RequestSpec, instance: Instance, reason: str) -> None:
-        """A request was refused for good."""
+        """A request was refused for good; ``instance`` is the first that serves its model."""
         self.num_arrived += 1
         self._record(
             spec,

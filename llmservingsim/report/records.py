@@ -9,7 +9,8 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     """A row of requests.csv; times in nanoseconds, None where they do not apply.
 
     Attributes:
-        instance: That served it, or prefilled it where prefill and decode are split.
+        instance: That served it, or prefilled it where prefill and decode are split; of a rejected request the first
+            that serves its model.
         decode_instance: That decoded it where they are split.
         cached_tokens: Prompt tokens found in the prefix cache at first admission.
         status: ``finished`` or ``rejected``.

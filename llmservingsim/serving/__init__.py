@@ -3,7 +3,7 @@
 from llmservingsim.serving.batch import Batch, Scheduled
 from llmservingsim.serving.engine import Engine, EngineConfig, Outcome, RejectReason
 from llmservingsim.serving.request import Request, RequestStatus
-from llmservingsim.serving.router import ROUTERS, InstanceLoad, RoutedRequest, Router
+from llmservingsim.serving.routing import ROUTERS, InstanceLoad, RoutedRequest, Router
 from llmservingsim.serving.scheduler import SCHEDULERS, Scheduler, SchedulerConfig
 
 __all__ = [

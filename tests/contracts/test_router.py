@@ -1,12 +1,14 @@
-"""What every router promises, and what each of the built-in ones does."""
+"""What every router promises."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import pytest
 
 from llmservingsim.plugins import find_plugin
 from llmservingsim.serving import ROUTERS, InstanceLoad, RoutedRequest, Router
-from llmservingsim.serving.router import LeastLoadedRouter, RoundRobinRouter
+from llmservingsim.serving.routing import FinishedRequest, make_router
 from llmservingsim.workload.request import RequestSpec
 
 
@@ -24,7 +26,13 @@ class StickyRouter:
 
 
 Make = Callable[[], Router]
-ALL: dict[str, Make] = {**ROUTERS, "sticky": StickyRouter}
+OPTIONS: dict[str, dict[str, Any]] = {"weighted": {"weights": [1, 2, 3, 4] * 4}}
+"""Those of built-in routers that cannot do without."""
+
+ALL: dict[str, Make] = {
+    name: partial(make_router, {"policy": name, **OPTIONS.get(name, {})}, 7)
+    for name in (*ROUTERS, f"{__name__}:StickyRouter")
+}
 
 
 @pytest.fixture(params=list(ALL.values()), ids=list(ALL))
@@ -83,35 +91,32 @@ def test_a_sequence_of_any_kind_will_do(make: Make) -> None:
     assert make().route(request(0), instances) in (0, 1)
 
 
-def test_round_robin_gives_every_instance_its_turn_whatever_the_load() -> None:
-    router = RoundRobinRouter()
-    instances = loads((9, 9), (0, 0), (5, 5))
-    assert [router.route(request(i), instances) for i in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+def test_a_router_that_learns_hears_of_endings_in_any_order(make: Make) -> None:
+    router = make()
+    asked = [(r, i) for r, i in situations() if len(i) == 4]
+    served = [(r, i[router.route(r, i)].index) for r, i in asked]
+    for at, (routed, index) in enumerate(reversed(served)):
+        if hasattr(router, "finished"):
+            router.finished(FinishedRequest(routed.request_id, index, 100 + at, 200 + at, 5))
+    assert all(0 <= router.route(r, i) < 4 for r, i in asked)
 
 
-def test_round_robin_counts_for_each_model_apart() -> None:
-    """Two models asked for in turns would otherwise each get one of their two instances only."""
-    router = RoundRobinRouter()
-    one, other = loads((0, 0), (0, 0), model="a"), loads((0, 0), (0, 0), first=2, model="b")
-    chosen = [router.route(request(i), one if i % 2 == 0 else other) for i in range(8)]
-    assert chosen[0::2] == [0, 1, 0, 1]
-    assert chosen[1::2] == [0, 1, 0, 1]
+CHOICES = """
+import sys
+sys.path.insert(0, "tests/contracts")
+from test_router import ALL, situations
+for name, make in ALL.items():
+    if "StickyRouter" not in name:
+        router = make()
+        print(name, [router.route(*s) for s in situations()])
+"""
 
 
-@pytest.mark.parametrize(
-    ("states", "expected"),
-    [
-        ([(0, 4), (1, 0)], 0),  # a tie, as one that waits weighs four that run
-        ([(0, 5), (1, 0)], 1),
-        ([(1, 0), (0, 3)], 1),
-        ([(0, 2), (0, 1), (0, 1)], 1),
-        ([(0, 0), (0, 0)], 0),
-    ],
-)
-def test_least_loaded_weighs_waiting_four_times_and_gives_ties_to_the_first(
-    states: list[tuple[int, int]], expected: int
-) -> None:
-    assert LeastLoadedRouter().route(request(0), loads(*states)) == expected
+def test_other_processes_and_hash_seeds_get_the_same_answers(python: Callable[..., Any]) -> None:
+    answers = [python("-c", CHOICES, PYTHONHASHSEED=seed) for seed in ("1", "4242")]
+    assert answers[0].code == 0, answers[0].err
+    assert len(answers[0].out.splitlines()) == len(ROUTERS)
+    assert answers[0].out == answers[1].out
 
 
 def test_a_router_of_ones_own_is_found_by_its_dotted_name_and_does_what_it_says() -> None:

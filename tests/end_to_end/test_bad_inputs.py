@@ -40,7 +40,10 @@ def said(message: str, *parts: str) -> bool:
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        ({"sed": 1}, ["run.json: unknown key 'sed'", "did you mean 'seed'?", "expected decode_router, network, nodes"]),
+        (
+            {"sed": 1},
+            ["run.json: unknown key 'sed'", "did you mean 'seed'?", "expected admission, decode_router"],
+        ),
         ({"network": {"bandwidth": "900GBps"}}, ["run.json: network: bandwidth: 'GBps'", "did you mean 'GB/s'?"]),
         ({"timeseries_interval": "2 parsecs"}, ["run.json: timeseries_interval: 'parsecs'", "h, min, ms, ns, s, us"]),
         ({"timeseries_interval": "0s"}, ["run.json: timeseries_interval: expected more than 0"]),

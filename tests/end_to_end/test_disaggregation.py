@@ -164,7 +164,7 @@ requests = st.lists(
 def test_every_request_ends_and_every_block_comes_back(
     drawn: list[tuple[int, int, int]], blocks: int, shared: bool
 ) -> None:
-    """Few blocks on both sides: requests wait, are preempted, and lose their KV while their first token is on its way."""
+    """Few blocks on both sides: requests wait, are preempted, lose their KV while their first token is on its way."""
     spec = config(
         instance("kv_producer", num_gpu_blocks=blocks),
         instance("kv_producer", num_gpu_blocks=blocks + 3),

@@ -45,7 +45,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "network": {"config", "backend"},
     "astra_sim": {"backend", "trace"},
     "resolve": RUN | {"instance", "owner", "transfer", "network"},
-    "loop": RUN | {"instance", "owner", "resolve"},
+    "admission": RUN | {"instance", "resolve"},
+    "loop": RUN | {"owner", "resolve", "admission"},
     "export": RUN | {"instance", "resolve"},
     "api": RUN | {"instance", "resolve", "loop", "export", "astra_sim"},
     "": {"api", "report"},  # the package's face, `llmservingsim/__init__.py`

@@ -1,0 +1,178 @@
+"""The front end of a run: takes requests in, holds or rejects them, and routes them to instances."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from llmservingsim.config import AdmissionSpec
+from llmservingsim.errors import ConfigError, PluginError, nearest, one_of
+from llmservingsim.instance import Instance
+from llmservingsim.report import Recorder
+from llmservingsim.resolve import System
+from llmservingsim.serving import EngineConfig, Request
+from llmservingsim.serving.routing import FinishedRequest, LoadBoard, LoadView, RoutedRequest
+from llmservingsim.workload import RequestSpec, Workload
+
+Views = Sequence[LoadView]
+
+
+class Admission:
+    """Stands between the workload and the instances.
+
+    A request is judged before it is routed: one that no instance of its model can ever hold is rejected. The router
+    chooses among those that can and that are below the limits. If none is, the request is rejected or held. Held
+    requests are looked at whenever the clock moved, before new ones; one that must go on waiting holds up those behind
+    it. With one instance in the run the router is not asked.
+
+    Args:
+        system: What serves.
+        workload: What is asked for.
+        recorder: Hears what happens.
+    """
+
+    def __init__(self, system: System, workload: Workload, recorder: Recorder) -> None:
+        self._instances = system.instances
+        self._router = system.router
+        self._limits = system.admission
+        self._workload = workload
+        self._recorder = recorder
+        self._board = LoadBoard([i.load for i in system.instances], system.load_update_ns)
+        self._pools: dict[str | None, _Pool] = {}
+        self._is_routed = len(system.instances) > 1
+        self._tell_router = getattr(system.router, "finished", None) if self._is_routed else None
+
+    def next_ns(self) -> int | None:
+        """Return when there is something to do that no instance brings about, None if nothing is known."""
+        arrival_ns = self._workload.next_arrival_ns()
+        report_ns = self._board.next_report_ns() if any(pool.held for pool in self._pools.values()) else None
+        if arrival_ns is None or report_ns is None:
+            return report_ns if arrival_ns is None else arrival_ns
+        return min(arrival_ns, report_ns)
+
+    def clock_moved(self, now_ns: int, *, has_ended: bool) -> None:
+        """The clock reached a new instant, nothing of which has happened yet; tell whether some work ends at it."""
+        self._board.clock_moved(now_ns, has_ended=has_ended)
+
+    def admit(self, now_ns: int) -> None:
+        """Send the held requests that may go now, then take in what has arrived.
+
+        Raises:
+            ConfigError: If a request asks for a model that nobody serves.
+            PluginError: If the router chooses an instance that is none.
+        """
+        for pool in self._pools.values():
+            while pool.held and self._send(pool.held[0], pool, now_ns) is None:
+                pool.held.popleft()
+        for spec in self._workload.take(now_ns):
+            self._take_in(spec, now_ns)
+
+    def finished(self, instance: Instance, request: Request, now_ns: int) -> None:
+        """A request ended: its session goes on, and a router that learns hears of it."""
+        self._workload.finished(request.request_id, now_ns)
+        if self._tell_router is not None:
+            tokens = request.num_tokens - request.num_prompt_tokens
+            seen = FinishedRequest(request.request_id, instance.index, request.first_token_ns, now_ns, tokens)
+            self._tell_router(seen)
+
+    def describe_held(self) -> list[str]:
+        """Say of each held request what it waits for; for the message of a deadlock."""
+        held = [spec for pool in self._pools.values() for spec in pool.held]
+        return [f"router: request {spec.request_id} waits for an instance below the limits" for spec in held]
+
+    def _take_in(self, spec: RequestSpec, now_ns: int) -> None:
+        """Send a new request, hold it, or reject it."""
+        pool = self._pool(spec)
+        if not pool.candidates(spec):
+            self._reject(spec, pool, pool.reject_reason(spec), now_ns)
+            return
+        limit = self._send(spec, pool, now_ns) if not pool.held else "others are held"
+        if limit is None:
+            self._recorder.admitted(spec)
+        elif self._limits is not None and self._limits.policy == "queue":
+            self._recorder.admitted(spec)
+            pool.held.append(spec)
+        else:
+            self._reject(spec, pool, limit, now_ns)
+
+    def _reject(self, spec: RequestSpec, pool: _Pool, reason: str, now_ns: int) -> None:
+        self._recorder.rejected(spec, pool.instances[0], reason)
+        self._workload.finished(spec.request_id, now_ns)
+
+    def _send(self, spec: RequestSpec, pool: _Pool, now_ns: int) -> str | None:
+        """Send a request to an instance, or return the limit that stands in the way."""
+        views = pool.candidates(spec)
+        self._board.look(pool.views)
+        if self._limits is not None:
+            views, limit = _below(self._limits, views, pool.views)
+            if not views:
+                return limit
+        view = views[self._route(spec, views)] if self._is_routed else views[0]
+        self._board.sent(view, now_ns)
+        self._instances[view.index].add(spec)
+        return None
+
+    def _route(self, spec: RequestSpec, views: Views) -> int:
+        position = self._router.route(RoutedRequest.of(spec), views)
+        if position not in range(len(views)):
+            raise PluginError(
+                f"router: {type(self._router).__name__!r} chose {position!r} for request {spec.request_id}; "
+                f"expected a position from 0 to {len(views) - 1}"
+            )
+        return position
+
+    def _pool(self, spec: RequestSpec) -> _Pool:
+        if spec.model not in self._pools:
+            serving = [i for i in self._instances if i.takes_prompts and spec.model in (None, i.model)]
+            if not serving:
+                known = {i.model for i in self._instances}
+                raise ConfigError(
+                    f"request {spec.request_id} asks for the model {spec.model!r}{nearest(spec.model or '', known)}; "
+                    f"the instances serve {one_of(known)}"
+                )
+            self._pools[spec.model] = _Pool(serving, [self._board.views[i.index] for i in serving])
+        return self._pools[spec.model]
+
+
+class _Pool:
+    """The instances that serve one model, and the requests that are held for them.
+
+    Attributes:
+        instances: By index, at least one.
+        views: Of these instances.
+        held: In order of arrival.
+    """
+
+    def __init__(self, instances: Sequence[Instance], views: Views) -> None:
+        self.instances, self.views = instances, views
+        self.held: deque[RequestSpec] = deque()
+        self._alike: dict[tuple[EngineConfig, bool], list[int]] = {}
+        for position, instance in enumerate(instances):
+            key = instance.engine.config, instance.successor is not None
+            self._alike.setdefault(key, []).append(position)
+        self._judges = [instances[positions[0]] for positions in self._alike.values()]
+        self._candidates: dict[tuple[bool, ...], Views] = {}
+
+    def candidates(self, spec: RequestSpec) -> Views:
+        """Return the instances that can ever serve a request; one of each configuration is asked."""
+        fits = tuple(judge.reject_reason(spec) is None for judge in self._judges)
+        if fits not in self._candidates:
+            chosen = [p for fit, positions in zip(fits, self._alike.values(), strict=True) if fit for p in positions]
+            self._candidates[fits] = tuple(self.views[p] for p in sorted(chosen))
+        return self._candidates[fits]
+
+    def reject_reason(self, spec: RequestSpec) -> str:
+        """Tell why no instance can serve a request."""
+        reasons = [judge.reject_reason(spec) for judge in self._judges]
+        return "; ".join(dict.fromkeys(reason.value for reason in reasons if reason is not None))
+
+
+def _below(limits: AdmissionSpec, candidates: Views, serving: Views) -> tuple[Views, str]:
+    """Return the candidates that may get one more request; if none may, also the limits that say so."""
+    total, waiting, kv = limits.max_waiting_total, limits.max_waiting_per_instance, limits.max_kv_usage
+    if total is not None and sum(v.num_waiting for v in serving) >= total:
+        return (), "max_waiting_total is reached"
+    busy = {v.index for v in candidates if waiting is not None and v.num_waiting >= waiting}
+    full = {v.index for v in candidates if kv is not None and v.kv_usage >= kv}
+    keys = [key for key, hit in (("max_waiting_per_instance", busy), ("max_kv_usage", full)) if hit]
+    return [v for v in candidates if v.index not in busy | full], f"{' and '.join(keys)}: reached by every instance"

@@ -165,6 +165,13 @@ std::uint32_t CollectiveEngine::turn(Turns& turns, QueueHalf half) const {
   }
 }
 
+bool CollectiveEngine::is_clockwise(QueueHalf half, std::uint32_t queue) const {
+  if (half != QueueHalf::kBoth) {
+    return half == QueueHalf::kFirst;
+  }
+  return queues_per_dimension_ == 1 || queue < queues_per_dimension_ / 2;
+}
+
 void CollectiveEngine::enter_next_queue(std::uint32_t stream) {
   Stream& s = streams_[stream];
   std::uint32_t queue = 0;
@@ -198,12 +205,9 @@ void CollectiveEngine::start_phase(std::uint32_t stream) {
   s.phase = plan.phase;
   s.ring = plan.ring;
   s.blocks = plan.blocks;
-  if (!s.choices.empty()) {
-    const Choice& choice = s.choices[s.next_phase];
-    const bool is_clockwise = queues_per_dimension_ == 1 || choice.queue < queues_per_dimension_ / 2;
-    s.phase.step = is_clockwise ? 1 : -1;
-    s.phase.variant = choice.variant;
-  }
+  const Choice choice = s.choices.empty() ? Choice{} : s.choices[s.next_phase];
+  s.phase.step = is_clockwise(plan.half, choice.queue) ? 1 : -1;
+  s.phase.variant = choice.variant;
   ++s.next_phase;
   s.credit = s.prepared = s.sent = s.received = 0;
   if (s.blocks == nullptr) {
@@ -276,6 +280,9 @@ void CollectiveEngine::try_send(std::uint32_t stream) {
     return;
   }
   const Block block = s.blocks->block(s.phase, s.sent++);
+  if (block.bytes == 0 && library_.config().parity) {
+    refuse("a collective is halved down to a message of 0 bytes, at which ASTRA-sim aborts");
+  }
   --s.credit;
   messenger_.exchange({s.tag, s.rank, s.ring.at(block.to), block.bytes}, s.ring.at(block.from),
                       {this, kReceived, stream});

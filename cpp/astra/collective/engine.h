@@ -93,6 +93,7 @@ class CollectiveEngine final : public EventTarget {
   const std::vector<PhasePlan>& phases(const Stream& stream) const;
   void choose(LaneState& lane, CollectiveType type, Stream& stream);
   std::uint32_t turn(Turns& turns, QueueHalf half) const;
+  bool is_clockwise(QueueHalf half, std::uint32_t queue) const;
   void enter_next_queue(std::uint32_t stream);
   void start_waiting(std::uint32_t lane, std::uint32_t queue);
   void start_phase(std::uint32_t stream);

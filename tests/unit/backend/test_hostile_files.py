@@ -113,7 +113,7 @@ def test_a_rank_beyond_32_bits_was_refused_without_the_name_of_its_group(here: P
     assert "g.json: 7: expected ranks below 2^31" in refusal(read_groups, "g.json", '{"7": [0, 2147483648]}')
 
 
-@pytest.mark.parametrize("prefix", ["/", ".", "x" * 300, "a/../.."])
+@pytest.mark.parametrize("prefix", ["/", ".", "x" * 300])
 def test_a_prefix_that_names_no_file_ended_in_an_error_of_python(here: Path, prefix: str) -> None:
     Path("s.json").write_text(json.dumps({"all-reduce-implementation-custom": [prefix]}))
     with pytest.raises(TraceError, match=r"no such trace|cannot be read: File name too long"):

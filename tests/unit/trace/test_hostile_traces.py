@@ -86,5 +86,5 @@ def test_the_size_of_a_tensor_beyond_64_bits_ended_in_an_error_of_python(prefix:
 
 
 def test_the_longest_duration_was_rounded_to_one_microsecond() -> None:
-    graph = Graph.from_nodes([Node("n", NodeType.COMP, duration_ns=2**63 - 1000)])
-    assert round_durations(graph).duration_ns.tolist() == [(2**63 - 1000 + 500) // 1000 * 1000]
+    graph = Graph.from_nodes([Node("n", NodeType.COMP, duration_ns=2**63 - 450)])
+    assert round_durations(graph).duration_ns.tolist() == [(2**63 - 450 + 500) // 1000 * 1000]

@@ -18,28 +18,6 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "validate_astra.py"
 SEEDS = 500
 SEEDS_PER_TEST = 100
 
-BACKWARD = "the last phases of an all-reduce over several dimensions go anticlockwise, with one queue too"
-EMPTY = "halving-doubling sends an empty message, at which ASTRA-sim aborts"
-TIME_ZERO = "an event at time 0 aborts ASTRA-sim, also if it is a memory's or the bus's"
-FORK_TIME_ZERO = "LLMServingSim's fork allows events at time 0"
-COUNTERS = "queues rotate and trees alternate over the whole run, not anew in each workload"
-
-# Programs for which our backend does not yet do what the rules say: seed -> which of them.
-UNEQUAL = {
-    28: FORK_TIME_ZERO,
-    76: TIME_ZERO,
-    126: BACKWARD,
-    141: EMPTY,
-    169: EMPTY,
-    215: FORK_TIME_ZERO,
-    219: EMPTY,
-    247: EMPTY,
-    282: EMPTY,
-    368: BACKWARD,
-    416: FORK_TIME_ZERO,
-    458: COUNTERS,
-}
-
 
 @pytest.fixture(scope="module")
 def validation() -> ModuleType:
@@ -87,7 +65,4 @@ def test_random_programs_take_as_long_as_in_the_model(first: int) -> None:
     for seed in range(first, first + SEEDS_PER_TEST):
         program = random_program(seed)
         found = difference(program)
-        if seed in UNEQUAL:
-            assert found, f"seed {seed} no longer differs; take it out of UNEQUAL: {UNEQUAL[seed]}"
-        else:
-            assert found == "", f"seed {seed}\n{describe(program)}"
+        assert found == "", f"seed {seed}\n{describe(program)}"

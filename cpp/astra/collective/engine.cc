@@ -18,10 +18,12 @@ std::uint64_t argument(std::uint32_t stream, std::uint64_t number) { return numb
 
 }  // namespace
 
-CollectiveEngine::CollectiveEngine(EventQueue& events, Messenger& messenger, const CollectiveLibrary& library)
+CollectiveEngine::CollectiveEngine(EventQueue& events, Messenger& messenger, const CollectiveLibrary& library,
+                                   TurnsOfRanks* turns)
     : events_(events),
       messenger_(messenger),
       library_(library),
+      kept_turns_(turns),
       programs_(events, messenger, library),
       queues_per_dimension_(library.config().num_queues_per_dim),
       started_per_queue_((library.config().active_chunks_per_dimension + queues_per_dimension_ - 1) /
@@ -141,7 +143,9 @@ void CollectiveEngine::choose(LaneState& lane, CollectiveType type, Stream& stre
     return;
   }
   for (const PhasePlan& phase : all) {
-    Turns& turns = lane.turns[phase.dimension];
+    std::vector<Turns>& of_rank =
+        kept_turns_ != nullptr ? (*kept_turns_)[static_cast<std::size_t>(stream.rank)] : lane.turns;
+    Turns& turns = of_rank[phase.dimension];
     Choice choice;
     choice.queue = turn(turns, phase.half);
     if (phase.variants > 1) {

@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TEST_WORKERS ?= 2
 TEST_ARGS ?=
+FUZZ_MINUTES ?= 10
 
 # Python sources are live in the editable install; these are what a rebuild of the extension depends on.
 CPP_FILES := $(sort $(shell find cpp -type f \( -name '*.h' -o -name '*.cc' \)))
@@ -18,7 +19,7 @@ RUN_OUTPUT := out/run
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench validate validate-astra docs changelog clean
+.PHONY: help run test lint format bench validate validate-astra fuzz docs changelog clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +49,9 @@ validate: $(VENV)/.dev ## Compare with measured runs, where their data is beside
 
 validate-astra: $(VENV)/.dev ## Compare with every reference run of ASTRA-sim, where they are beside the repository
 	$(BIN)/python benchmarks/validate_astra.py
+
+fuzz: $(VENV)/.dev ## Give `llmservingsim astra` spoilt inputs for FUZZ_MINUTES; fails if one is neither run nor refused
+	$(BIN)/python benchmarks/fuzz_astra.py --minutes $(FUZZ_MINUTES)
 
 docs: $(VENV)/.dev ## Write the generated reference pages
 	$(BIN)/python -m llmservingsim.cli.reference docs/reference

@@ -23,6 +23,7 @@ valid choice.
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -90,6 +91,23 @@ def located(place: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise type(error)(f"{place}: {error}") from error.__cause__
+
+
+def shown(value: object, limit: int = 200) -> str:
+    """Return ``repr(value)`` for a message, its end cut off; deep, long and shared parts cost nothing."""
+    shortener = reprlib.Repr()
+    shortener.maxlevel = shortener.maxlist = shortener.maxtuple = shortener.maxdict = 4
+    shortener.maxstring = shortener.maxother = shortener.maxlong = limit
+    try:
+        return cut(shortener.repr(value), limit)
+    except ValueError:  # Python writes out no integer of more than 4300 digits
+        return f"{type(value).__name__} of more digits than can be shown"
+
+
+def cut(text: str, limit: int = 200) -> str:
+    """Return a text that came from a file as one line of limited length, for a message."""
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: limit + 1])
+    return line if len(line) <= limit else f"{line[:limit]}..."
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -13,6 +13,10 @@ Simulation::Simulation(const NetworkConfig& network, const SystemConfig& system,
   services_.network = make_network(network, services_.events);
   services_.collectives = std::make_unique<CollectiveLibrary>(system, *services_.network);
   services_.symmetric = std::make_unique<SymmetricTimer>(*services_.collectives);
+  if (system.parity && system.is_fork()) {
+    const auto ranks = static_cast<std::size_t>(services_.network->npus());
+    services_.turns.assign(ranks, std::vector<Turns>(services_.collectives->dimensions()));
+  }
   const std::tuple<MemoryLocation, const MemoryLevel&, const char*> levels[] = {
       {MemoryLocation::kLocal, memory.local, "local"},
       {MemoryLocation::kRemote, memory.remote, "remote"},

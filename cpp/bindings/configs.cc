@@ -55,7 +55,8 @@ void bind_configs(nb::module_& module) {
       .def_rw("latency_ns", &astra::NetworkConfig::latency_ns)
       .def_rw("model", &astra::NetworkConfig::model)
       .def_rw("fabric", &astra::NetworkConfig::fabric)
-      .def_rw("parity", &astra::NetworkConfig::parity);
+      .def_rw("parity", &astra::NetworkConfig::parity)
+      .def_rw("refuses_time_zero", &astra::NetworkConfig::refuses_time_zero);
 }
 
 }  // namespace bindings

@@ -55,6 +55,7 @@ void works_where_astra_sim_aborts() {
 void names_what_astra_sim_does() {
   const auto refused = [](astra::NetworkConfig config) {
     config.parity = true;
+    config.refuses_time_zero = true;
     return refusal([&] { Transfers(config).at(0, 0, 1, 3).run(); });
   };
   CHECK(refused(grid("aware", "Ring", 2, 1, 1)) ==

@@ -60,13 +60,13 @@ class Transfers final : public astra::EventTarget {
 
 inline astra::NetworkConfig grid(const char* model, const char* topology, std::int64_t npus, double bandwidth,
                                  double latency_ns) {
-  return {{topology}, {npus}, {bandwidth}, {latency_ns}, model, {}, false};
+  return {{topology}, {npus}, {bandwidth}, {latency_ns}, model, {}, false, false};
 }
 
 // Ranks 0 ... npus - 1 and links among them and switches, which follow.
 inline astra::NetworkConfig fabric(const char* model, std::int64_t npus, std::int32_t switches,
                                    std::vector<astra::Link> links) {
-  return {{}, {npus}, {}, {}, model, {0, switches, std::move(links), {}}, false};
+  return {{}, {npus}, {}, {}, model, {0, switches, std::move(links), {}}, false, false};
 }
 
 // What making a network of the configuration, or the call, is refused with; empty if it is not.

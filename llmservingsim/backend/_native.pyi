@@ -23,6 +23,7 @@ class NetworkConfig:
     model: str
     fabric: Fabric
     parity: bool
+    refuses_time_zero: bool
     def __init__(self) -> None: ...
 
 class SystemConfig:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from llmservingsim.backend.config import MemoryModel, NetworkModel, SystemModel
 from llmservingsim.backend.native import NativeBackend
-from llmservingsim.errors import TraceError
+from llmservingsim.errors import TraceError, cut
 from llmservingsim.graph import Graph
 
 Watch = Callable[[int], None]
@@ -101,7 +101,7 @@ def run_workloads(
             times = backend.node_times(ticket) if system.record_nodes else (none, none)
             executions.append(Execution(graph, begin_ns, [RankResult(*row) for row in rows], *times))
     except ValueError as error:
-        raise TraceError(str(error)) from error
+        raise TraceError(cut(str(error), 1000)) from error
     return executions
 
 

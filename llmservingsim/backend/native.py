@@ -36,17 +36,18 @@ class NativeBackend(_native.Simulation):
             PluginError: If a memory's type is neither built in nor found, or its class cannot be built.
         """
         system = system or SystemModel()
-        super().__init__(_network(network, parity=system.parity), _system(system), _memory(memory or MemoryModel()))
+        super().__init__(_network(network, system), _system(system), _memory(memory or MemoryModel()))
 
 
-def _network(model: NetworkModel, *, parity: bool) -> _native.NetworkConfig:
+def _network(model: NetworkModel, system: SystemModel) -> _native.NetworkConfig:
     config = _native.NetworkConfig()
     config.topology = model.topology
     config.npus_count = model.npus_count
     config.bandwidth = model.bandwidth_bytes_per_ns
     config.latency_ns = model.latency_ns
     config.model = model.model
-    config.parity = parity
+    config.parity = system.parity
+    config.refuses_time_zero = system.parity and system.dialect == "astra-sim"
     if model.fabric is not None:
         _fill_fabric(config.fabric, model.fabric)
     return config

@@ -49,8 +49,8 @@ void check_programs(const SystemConfig& config) {
     within("custom", set, 0, static_cast<std::int64_t>(config.programs.size()) - 1);
   }
   for (const std::vector<Program>& set : config.programs) {
-    for (const Program& program : set) {
-      check_program(program, static_cast<std::int32_t>(set.size()));
+    for (std::size_t place = 0; place < set.size(); ++place) {
+      check_program(set[place], static_cast<std::int32_t>(set.size()), static_cast<std::int32_t>(place));
     }
   }
 }

@@ -18,10 +18,12 @@ std::uint64_t argument(std::uint32_t stream, std::uint64_t number) { return numb
 
 }  // namespace
 
-CollectiveEngine::CollectiveEngine(EventQueue& events, Messenger& messenger, const CollectiveLibrary& library)
+CollectiveEngine::CollectiveEngine(EventQueue& events, Messenger& messenger, const CollectiveLibrary& library,
+                                   TurnsOfRanks* turns)
     : events_(events),
       messenger_(messenger),
       library_(library),
+      kept_turns_(turns),
       programs_(events, messenger, library),
       queues_per_dimension_(library.config().num_queues_per_dim),
       started_per_queue_((library.config().active_chunks_per_dimension + queues_per_dimension_ - 1) /
@@ -141,7 +143,9 @@ void CollectiveEngine::choose(LaneState& lane, CollectiveType type, Stream& stre
     return;
   }
   for (const PhasePlan& phase : all) {
-    Turns& turns = lane.turns[phase.dimension];
+    std::vector<Turns>& of_rank =
+        kept_turns_ != nullptr ? (*kept_turns_)[static_cast<std::size_t>(stream.rank)] : lane.turns;
+    Turns& turns = of_rank[phase.dimension];
     Choice choice;
     choice.queue = turn(turns, phase.half);
     if (phase.variants > 1) {
@@ -163,6 +167,13 @@ std::uint32_t CollectiveEngine::turn(Turns& turns, QueueHalf half) const {
     default:
       return turns.both++ % all;
   }
+}
+
+bool CollectiveEngine::is_clockwise(QueueHalf half, std::uint32_t queue) const {
+  if (half != QueueHalf::kBoth) {
+    return half == QueueHalf::kFirst;
+  }
+  return queues_per_dimension_ == 1 || queue < queues_per_dimension_ / 2;
 }
 
 void CollectiveEngine::enter_next_queue(std::uint32_t stream) {
@@ -198,12 +209,9 @@ void CollectiveEngine::start_phase(std::uint32_t stream) {
   s.phase = plan.phase;
   s.ring = plan.ring;
   s.blocks = plan.blocks;
-  if (!s.choices.empty()) {
-    const Choice& choice = s.choices[s.next_phase];
-    const bool is_clockwise = queues_per_dimension_ == 1 || choice.queue < queues_per_dimension_ / 2;
-    s.phase.step = is_clockwise ? 1 : -1;
-    s.phase.variant = choice.variant;
-  }
+  const Choice choice = s.choices.empty() ? Choice{} : s.choices[s.next_phase];
+  s.phase.step = is_clockwise(plan.half, choice.queue) ? 1 : -1;
+  s.phase.variant = choice.variant;
   ++s.next_phase;
   s.credit = s.prepared = s.sent = s.received = 0;
   if (s.blocks == nullptr) {
@@ -276,6 +284,9 @@ void CollectiveEngine::try_send(std::uint32_t stream) {
     return;
   }
   const Block block = s.blocks->block(s.phase, s.sent++);
+  if (block.bytes == 0 && library_.config().parity) {
+    refuse("a collective is halved down to a message of 0 bytes, at which ASTRA-sim aborts");
+  }
   --s.credit;
   messenger_.exchange({s.tag, s.rank, s.ring.at(block.to), block.bytes}, s.ring.at(block.from),
                       {this, kReceived, stream});

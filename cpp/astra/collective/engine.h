@@ -15,9 +15,21 @@
 
 namespace astra {
 
+// Round robin over the queues of a dimension, and over the variants of its algorithms.
+struct Turns {
+  std::uint32_t both = 0;
+  std::uint32_t first = 0;
+  std::uint32_t second = 0;
+  std::array<std::uint32_t, 8> variant{};  // by type of collective
+};
+// By rank, then by dimension.
+using TurnsOfRanks = std::vector<std::vector<Turns>>;
+
 class CollectiveEngine final : public EventTarget {
  public:
-  CollectiveEngine(EventQueue& events, Messenger& messenger, const CollectiveLibrary& library);
+  // Turns begin anew with every reset, unless `turns` keeps them over several runs.
+  CollectiveEngine(EventQueue& events, Messenger& messenger, const CollectiveLibrary& library,
+                   TurnsOfRanks* turns = nullptr);
 
   // Forgets everything and prepares for that many ranks.
   void reset(std::size_t lanes);
@@ -33,13 +45,6 @@ class CollectiveEngine final : public EventTarget {
   struct Choice {
     std::uint32_t queue = 0;
     std::int32_t variant = 0;
-  };
-  // Round robin over the queues of a dimension.
-  struct Turns {
-    std::uint32_t both = 0;
-    std::uint32_t first = 0;
-    std::uint32_t second = 0;
-    std::array<std::uint32_t, 8> variant{};  // by type of collective
   };
   struct LaneState {
     std::vector<StreamQueue> queues;  // of dimension 0, then of dimension 1, ...
@@ -93,6 +98,7 @@ class CollectiveEngine final : public EventTarget {
   const std::vector<PhasePlan>& phases(const Stream& stream) const;
   void choose(LaneState& lane, CollectiveType type, Stream& stream);
   std::uint32_t turn(Turns& turns, QueueHalf half) const;
+  bool is_clockwise(QueueHalf half, std::uint32_t queue) const;
   void enter_next_queue(std::uint32_t stream);
   void start_waiting(std::uint32_t lane, std::uint32_t queue);
   void start_phase(std::uint32_t stream);
@@ -105,6 +111,7 @@ class CollectiveEngine final : public EventTarget {
   EventQueue& events_;
   Messenger& messenger_;
   const CollectiveLibrary& library_;
+  TurnsOfRanks* kept_turns_;
   ProgramRunner programs_;
   std::int64_t queues_per_dimension_;
   std::int64_t started_per_queue_;

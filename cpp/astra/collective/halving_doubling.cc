@@ -44,7 +44,7 @@ Bytes HalvingDoublingAlgorithm::bytes(const Phase& phase, std::int64_t k) const 
   if (phase.type == CollectiveType::kAllGather) {
     return phase.bytes << std::min(k, rounds);
   }
-  if (k < rounds) {
+  if (k < rounds || phase.type == CollectiveType::kReduceScatter) {
     return phase.bytes >> (k + 1);
   }
   const Bytes smallest = rules_ == Rules::kAstraSim ? (phase.bytes >> (rounds + 1)) * 2 : phase.bytes >> rounds;

@@ -19,7 +19,7 @@ class AuthoredAlgorithm final : public ProgramAlgorithm {
 
   Program program(const Phase& phase) const override {
     Program program = author_(phase.type, phase.bytes, phase.members, phase.index);
-    check_program(program, phase.members);
+    check_program(program, phase.members, phase.index);
     constexpr std::uint32_t kTags = 1 << 16;
     if (std::any_of(program.begin(), program.end(), [](const Step& step) { return step.tag >= kTags; })) {
       refuse("the tags of a collective's steps must be below 2^16");
@@ -81,6 +81,7 @@ CollectiveLibrary::List CollectiveLibrary::make_list(const char* field, const st
            std::to_string(grid_.dimensions()) + ", not " + std::to_string(all.size()));
   }
   List list;
+  list.is_for_groups = names.size() == 1 && !config_.is_fork();
   for (std::uint32_t d = 0; d < all.size() && !list.is_one; ++d) {
     Dimension dimension{d, all[d], nullptr};
     if (const auto author = config_.authors.find(all[d]); author != config_.authors.end()) {
@@ -99,8 +100,7 @@ CollectiveLibrary::List CollectiveLibrary::make_list(const char* field, const st
 
 // In ASTRA-sim a group smaller than the system uses the type's algorithm only if there is one for all dimensions.
 const CollectiveLibrary::Dimension& CollectiveLibrary::group_dimension(const List& list) const {
-  const bool is_single = list.dimensions.size() == 1 && !config_.is_fork();
-  return is_single ? list.dimensions[0] : ring_dimension_;
+  return list.is_for_groups ? list.dimensions[0] : ring_dimension_;
 }
 
 Communicator CollectiveLibrary::communicator(const std::vector<Rank>& ranks, std::uint64_t id) const {

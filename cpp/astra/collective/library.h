@@ -80,7 +80,8 @@ class CollectiveLibrary {
   };
   struct List {
     std::vector<Dimension> dimensions;
-    bool is_one = false;  // a single logical ring over the whole system
+    bool is_one = false;         // a single logical ring over the whole system
+    bool is_for_groups = false;  // there is one name, which then holds for groups too
   };
   // A dimension that a collective uses, seen from one rank.
   struct Usable {

@@ -1,5 +1,6 @@
 #include "astra/collective/program.h"
 
+#include <algorithm>
 #include <string>
 
 #include "astra/base/errors.h"
@@ -49,9 +50,15 @@ Dependencies::Dependencies(const Program& program) : waits(program.size(), 0), o
   }
 }
 
-void check_program(const Program& program, std::int32_t places) {
+void check_program(const Program& program, std::int32_t places, std::int32_t own) {
+  if (std::none_of(program.begin(), program.end(), [](const Step& step) { return step.is_awaited; })) {
+    refuse("the rank at place " + std::to_string(own) + " of a collective has no step; expected at least one");
+  }
   for (std::size_t i = 0; i < program.size(); ++i) {
     check_step(program, i, places);
+    if (program[i].peer == own) {
+      refuse("step " + std::to_string(i) + ": the rank at place " + std::to_string(own) + " exchanges with itself");
+    }
   }
   Dependencies left(program);
   std::vector<std::uint32_t> order;

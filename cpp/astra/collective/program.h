@@ -41,8 +41,8 @@ struct Dependencies {
   std::vector<std::uint32_t> followers;
 };
 
-// Raises std::invalid_argument on a step that cannot run in a communicator of that many places: wrong numbers, or
-// dependencies in a circle.
-void check_program(const Program& program, std::int32_t places);
+// Raises std::invalid_argument on a program that cannot run at place `own` of a communicator of that many places: no
+// step, wrong numbers, or dependencies in a circle.
+void check_program(const Program& program, std::int32_t places, std::int32_t own);
 
 }  // namespace astra

@@ -22,9 +22,7 @@ void ProgramRunner::start(const ProgramPlace& place, Program program, Call ended
   run.left = Dependencies(run.program);
   run.awaited = static_cast<std::size_t>(
       std::count_if(run.program.begin(), run.program.end(), [](const Step& step) { return step.is_awaited; }));
-  if (run.awaited == 0) {
-    refuse("a collective has a rank without a step to wait for; expected at least one");
-  }
+  check(run.awaited > 0, "a checked program has a step to wait for");
   std::vector<std::uint32_t> ready;
   for (std::uint32_t i = 0; i < run.program.size(); ++i) {
     if (run.left.waits[i] == 0) ready.push_back(i);

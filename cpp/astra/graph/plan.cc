@@ -144,8 +144,8 @@ class Builder {
     }
   }
 
-  // In LLMServingSim idle ranks report at the first event.
-  bool needs_events() const { return config_.parity && config_.is_fork(); }
+  // ASTRA-sim aborts at an event at time 0, and in LLMServingSim idle ranks report at the first event.
+  bool needs_events() const { return config_.parity; }
 
   // Whether a lane that has only such nodes, one after another, takes the sum of their times.
   bool is_chainable(const PlanNode& node) const {

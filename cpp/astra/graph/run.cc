@@ -17,7 +17,8 @@ GraphRun::GraphRun(const Plan& plan, Services& services)
       services_(services),
       config_(services.collectives->config()),
       mailbox_(services.events, *services.network, services.collectives->config().rendezvous),
-      collectives_(services.events, mailbox_, *services.collectives),
+      collectives_(services.events, mailbox_, *services.collectives,
+                   services.turns.empty() ? nullptr : &services.turns),
       lanes_(plan.lanes.size()),
       finish_(plan.lanes.size()),
       compute_(plan.lanes.size()) {}

@@ -4,6 +4,7 @@
 #include <array>
 #include <memory>
 
+#include "astra/collective/engine.h"
 #include "astra/collective/library.h"
 #include "astra/collective/symmetric.h"
 #include "astra/event/event_queue.h"
@@ -18,6 +19,7 @@ struct Services {
   std::unique_ptr<Network> network;
   std::unique_ptr<CollectiveLibrary> collectives;
   std::unique_ptr<SymmetricTimer> symmetric;
+  TurnsOfRanks turns;  // that collectives of all runs take together, in LLMServingSim; else empty
   std::array<std::unique_ptr<MemoryModel>, 5> memories;  // by location; none: not configured
 
   MemoryModel* memory(MemoryLocation location) const {

@@ -37,6 +37,8 @@ struct NetworkConfig {
   std::string model = "unaware";
   Fabric fabric = {};
   bool parity = false;  // keep ASTRA-sim's oddities
+  // Of these: the aware network aborts when a link is free again at time 0. LLMServingSim's fork dropped that check.
+  bool refuses_time_zero = false;
 };
 
 }  // namespace astra

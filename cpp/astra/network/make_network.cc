@@ -129,7 +129,7 @@ std::unique_ptr<Network> make_network(const NetworkConfig& config, EventQueue& e
     if (config.parity) {
       check_aware_parity(config);
     }
-    return std::make_unique<QueueingNetwork>(std::move(topology), events, config.parity);
+    return std::make_unique<QueueingNetwork>(std::move(topology), events, config.refuses_time_zero);
   }
   if (config.model == "flow") {
     if (config.parity) {

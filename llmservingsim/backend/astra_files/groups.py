@@ -17,9 +17,10 @@ def read_groups(path: Path) -> dict[int, tuple[int, ...]]:
     fields = read_json(path)
     groups: dict[int, tuple[int, ...]] = {}
     for key in fields:
-        fields.require(key, key.isdecimal() and int(key) > 0, "a positive integer as the group's id")
+        fields.require(key, key.isdecimal() and len(key) <= 20 and int(key) > 0, "a positive integer as the group's id")
         ranks = tuple(int(r) for r in fields.array(key, int))
         fields.require(key, len(ranks) == len(set(ranks)) > 0 and min(ranks) >= 0, "different ranks, at least one")
+        fields.require(key, max(ranks) < 2**31, "ranks below 2^31")
         groups[int(key)] = ranks
     return groups
 

@@ -73,9 +73,7 @@ def _kind(fields: Fields) -> MemoryType:
 
 
 def _truncated(fields: Fields, key: str) -> int:
-    value = int(fields.number(key, None))
-    fields.require(key, value >= 0, "a number that is not negative")
-    return value
+    return fields.truncated(key, None)
 
 
 def write_memory(path: Path, memory: MemoryModel, npus: int, dialect: Dialect = "astra-sim") -> None:

@@ -7,9 +7,10 @@ from types import MappingProxyType
 
 from llmservingsim.backend.config import Dialect
 from llmservingsim.backend.steps import Step
-from llmservingsim.errors import TraceError
+from llmservingsim.errors import TraceError, shown
 from llmservingsim.graph import Graph, Node, NodeType
 from llmservingsim.trace.chakra import read_traces, write_traces
+from llmservingsim.trace.chakra.records import trace_file
 from llmservingsim.trace.chakra.schema import LLMSERVINGSIM2, MLCOMMONS
 
 Program = tuple[tuple[Step, ...], ...]
@@ -24,15 +25,19 @@ def read_program(prefix: Path, dialect: Dialect) -> Program:
     """Read ``<prefix>.0.et``, ``<prefix>.1.et`` ... as the steps of each place.
 
     Raises:
-        TraceError: Naming the file, if it is no trace, holds other nodes than sends, receives and COMP, or names a
-            place that has no file.
+        TraceError: Naming the file, if it is no trace, holds none or other nodes than sends, receives and
+            COMP, or names a place that has no file.
     """
     graph = read_traces(prefix, dialect=CHAKRA_DIALECTS[dialect])
     steps: list[list[Step]] = [[] for _ in graph.rank_classes]
     starts = graph.rank_class.searchsorted(range(len(steps))).tolist()
     for node in graph.nodes():
         place = node.rank_class
-        steps[place].append(_step(node, starts[place], len(steps), f"{prefix}.{place}.et: node {node.name!r}"))
+        steps[place].append(
+            _step(node, starts[place], len(steps), f"{trace_file(prefix, place)}: node {shown(node.name)}")
+        )
+    if [] in steps:
+        raise TraceError(f"{trace_file(prefix, steps.index([]))}: has no node; expected the steps of a collective")
     return tuple(map(tuple, steps))
 
 
@@ -41,6 +46,8 @@ def _step(node: Node, start: int, places: int, where: str) -> Step:
     if node.type in (NodeType.COMM_SEND, NodeType.COMM_RECV):
         if node.peer >= places:
             raise TraceError(f"{where} exchanges with place {node.peer}; expected 0 to {places - 1}, which have a file")
+        if places == 1:
+            raise TraceError(f"{where} exchanges with its own place, the only one; expected a file for another place")
         is_send = node.type == NodeType.COMM_SEND
         return Step("send" if is_send else "receive", node.peer, node.size_bytes, tag=node.tag, after=after)
     if node.type == NodeType.COMP:

@@ -25,6 +25,9 @@ _COLLECTIVES: tuple[CollectiveName, ...] = get_args(CollectiveName)
 _ALGORITHMS = ("ring", "oneRing", "direct", "oneDirect", "halvingDoubling", "oneHalvingDoubling", "doubleBinaryTree")
 _ALGORITHM = re.compile(rf"(?:{'|'.join(_ALGORITHMS)}|(?:direct|oneDirect)\d{{1,5}}|[\w.]+:\w+)")
 _CUSTOM_SUFFIX: Mapping[Dialect, str] = {"astra-sim": "-custom", "llmservingsim": "-chakra"}
+_MOST_SPLITS = 2**16
+"""As in a run's configuration: 8 ranks take two seconds and 150 MB for a collective of that many chunks. With
+2^24, which the backend could count, it would be ten minutes and 40 GB."""
 _PER_NODE = "per-node-custom-implementation"
 
 
@@ -44,7 +47,7 @@ def read_system(path: Path, injection_scale: float = 1.0, dialect: Dialect = "as
     fields = read_json(path)
     sets = _program_sets(fields, dialect)
     model = SystemModel(
-        preferred_dataset_splits=_positive(fields, "preferred-dataset-splits"),
+        preferred_dataset_splits=_splits(fields),
         active_chunks_per_dimension=_positive(fields, "active-chunks-per-dimension"),
         scheduling_policy=cast("Policy", fields.text("scheduling-policy", "LIFO", get_args(Policy))),
         collective_optimization=cast(
@@ -55,7 +58,7 @@ def read_system(path: Path, injection_scale: float = 1.0, dialect: Dialect = "as
         peak_perf_tflops=_not_negative(fields, "peak-perf"),
         roofline_enabled=fields.flag("roofline-enabled"),
         replay_only=fields.flag("replay-only"),
-        local_reduction_delay_ns=int(_not_negative(fields, "local-reduction-delay", 1)),
+        local_reduction_delay_ns=fields.truncated("local-reduction-delay", 1),
         shared_bus=_shared_bus(fields),
         dialect=dialect,
         all_reduce=_implementation(fields, "all_reduce"),
@@ -105,6 +108,13 @@ def _positive(fields: Fields, key: str) -> int:
     return value
 
 
+def _splits(fields: Fields) -> int:
+    """Return the chunks of a collective, of which a backend holds every rank's at once."""
+    splits = _positive(fields, "preferred-dataset-splits")
+    fields.require("preferred-dataset-splits", splits <= _MOST_SPLITS, f"at most {_MOST_SPLITS} chunks")
+    return splits
+
+
 def _not_negative(fields: Fields, key: str, default: float = 0) -> float:
     value = float(fields.number(key, default))
     fields.require(key, value >= 0, "a number that is not negative")
@@ -112,8 +122,14 @@ def _not_negative(fields: Fields, key: str, default: float = 0) -> float:
 
 
 def _endpoint_delay_ns(fields: Fields, injection_scale: float) -> int:
-    delay_ns = int(_not_negative(fields, "endpoint-delay", 10))
-    return int(delay_ns * injection_scale) if "endpoint-delay" in fields else delay_ns
+    delay_ns = fields.truncated("endpoint-delay", 10)
+    if "endpoint-delay" not in fields:
+        return delay_ns
+    scaled_ns = delay_ns * injection_scale
+    fields.require(
+        "endpoint-delay", 0 <= scaled_ns < 2**63, f"a delay that injection scale {injection_scale} can scale"
+    )
+    return int(scaled_ns)
 
 
 def _shared_bus(fields: Fields) -> SharedBusModel | None:
@@ -123,9 +139,9 @@ def _shared_bus(fields: Fields) -> SharedBusModel | None:
     gap_per_byte = _not_negative(fields, "G")
     fields.require("G", gap_per_byte < 2**127, "a number that binary32 can hold")
     return SharedBusModel(
-        L=int(_not_negative(fields, "L")),
-        o=int(_not_negative(fields, "o")),
-        g=int(_not_negative(fields, "g")),
+        L=fields.truncated("L", 0),
+        o=fields.truncated("o", 0),
+        g=fields.truncated("g", 0),
         G=struct.unpack("f", struct.pack("f", gap_per_byte))[0],
     )
 
@@ -159,7 +175,7 @@ def _by_node(fields: Fields) -> dict[int, str]:
         return {}
     entries = read_yaml(Path(fields.word(_PER_NODE, None)))
     for key in entries:
-        entries.require(key, key.isdecimal(), "the id of a node as the key")
+        entries.require(key, key.isdecimal() and len(key) <= 20, "the id of a node as the key")
     return {int(key): entries.word(key, None) for key in entries}
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from llmservingsim.errors import TraceError, one_of
+from llmservingsim.errors import TraceError, cut, one_of, shown
 from llmservingsim.graph import ALL_DIMENSIONS, CollectiveType, MemoryLocation, NodeType
 from llmservingsim.trace.chakra import schema
 from llmservingsim.trace.chakra.process_groups import GroupsByName
@@ -15,6 +15,8 @@ from llmservingsim.trace.chakra.schema import AttributeValue, RawNode
 
 INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1
+_ID_DIGITS = 20
+"""Of the longest id of a group."""
 _COLLECTIVE_MAX = int(max(CollectiveType))
 _LOCATION_MAX = int(max(MemoryLocation))
 _DIMENSIONS_MAX = ALL_DIMENSIONS.bit_length()
@@ -102,7 +104,7 @@ class Attributes:
     @property
     def where(self) -> str:
         """The place, for messages."""
-        return f"{self.path}: node {self.node.id} ({self.node.name!r})"
+        return f"{self.path}: node {self.node.id} ({shown(self.node.name)})"
 
     def integer(self, name: str, default: int | None = None, low: int = 0, high: int = INT64_MAX) -> int:
         """Return an integer or bool attribute of whichever width, within bounds; required without a default."""
@@ -110,7 +112,7 @@ class Attributes:
         if value is None and name not in self.values:
             raise TraceError(f"{self.where} lacks the attribute {name!r}, which nodes of its type need{self.hint}")
         if not isinstance(value, int):
-            raise TraceError(f"{self.where}: attribute {name!r} is {value!r}; expected an integer")
+            raise TraceError(f"{self.where}: attribute {name!r} is {shown(value)}; expected an integer")
         if not low <= value <= high:
             raise TraceError(f"{self.where}: attribute {name!r} is {value}; expected {low} to {high}")
         return int(value)
@@ -121,7 +123,7 @@ class Attributes:
             return ALL_DIMENSIONS
         flags = self.values[name]
         if not isinstance(flags, tuple) or not all(isinstance(flag, int) for flag in flags):
-            raise TraceError(f"{self.where}: attribute {name!r} is {flags!r}; expected a bool_list")
+            raise TraceError(f"{self.where}: attribute {name!r} is {shown(flags)}; expected a bool_list")
         return sum(1 << i for i, flag in enumerate(flags[:_DIMENSIONS_MAX]) if flag)
 
 
@@ -243,8 +245,8 @@ class NodeInterpreter:
         key, ranks = self._find_group(name, attributes.where)
         if self._rank not in ranks:
             raise TraceError(
-                f"{attributes.where} names communicator group {name!r}; expected one that rank {self._rank} is in, "
-                f"not {list(ranks)}"
+                f"{attributes.where} names communicator group {shown(name)}; expected one that rank {self._rank} is "
+                f"in, not {shown(list(ranks))}"
             )
         return groups.index(key, ranks)
 
@@ -253,13 +255,16 @@ class NodeInterpreter:
         given = {str(group): tuple(ranks) for group, ranks in (self.reading.groups.given or {}).items()}
         known = {**given, **self.own_groups}
         if self.reading.groups.given is None and not known:
-            raise TraceError(f"{where} names communicator group {name!r}, but no groups were given")
-        key = str(int(name)) if isinstance(name, str) and name.isdecimal() else name
+            raise TraceError(f"{where} names communicator group {shown(name)}, but no groups were given")
+        key = str(int(name)) if isinstance(name, str) and name.isdecimal() and len(name) <= _ID_DIGITS else name
         if not isinstance(key, str) or key not in known:
-            raise TraceError(f"{where} names communicator group {name!r}; expected one of those given: {one_of(known)}")
+            raise TraceError(
+                f"{where} names communicator group {shown(name)}; expected one of those given: "
+                f"{one_of(map(cut, known))}"
+            )
         if given.get(key, known[key]) != known[key]:
             raise TraceError(
-                f"{where} names communicator group {name!r}, which is {list(given[key])} as given and "
-                f"{list(known[key])} in the trace; expected one of the two"
+                f"{where} names communicator group {shown(name)}, which is {shown(list(given[key]))} as given and "
+                f"{shown(list(known[key]))} in the trace; expected one of the two"
             )
         return key, known[key]

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmservingsim.errors import TraceError, nearest, one_of
+from llmservingsim.errors import TraceError, cut, nearest, one_of, shown
 from llmservingsim.graph import Graph, NodeType
 from llmservingsim.trace.chakra import schema
 from llmservingsim.trace.chakra.fields import INT64_MAX, Groups, NodeInterpreter, Reading, Row
 from llmservingsim.trace.chakra.process_groups import read_process_groups
-from llmservingsim.trace.chakra.records import split
+from llmservingsim.trace.chakra.records import split, trace_file
 from llmservingsim.trace.chakra.schema import RawNode
 
 _DTYPES = {
@@ -132,8 +132,8 @@ def _files(prefix: Path, ranks: int | None) -> list[Path]:
     """Return the files of ranks 0, 1, ...; raise if one of them is not there."""
     files: list[Path] = []
     while ranks is None or len(files) < ranks:
-        path = _file(prefix, len(files))
-        if not path.is_file():
+        path = trace_file(prefix, len(files))
+        if not _is_there(path):
             if ranks is None and files:
                 break
             raise TraceError(f"{path}: no such trace; expected {prefix}.<rank>.et for every rank from 0{_nearby(path)}")
@@ -141,8 +141,12 @@ def _files(prefix: Path, ranks: int | None) -> list[Path]:
     return files
 
 
-def _file(prefix: Path, rank: int) -> Path:
-    return prefix.with_name(f"{prefix.name}.{rank}.et")
+def _is_there(path: Path) -> bool:
+    """Return whether a file is there. Raises TraceError where the system has no answer, to a name too long say."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise TraceError(f"{cut(str(path))}: cannot be read: {error.strerror}") from error
 
 
 def _nearby(path: Path) -> str:
@@ -181,7 +185,11 @@ def parse_file(path: Path) -> list[RawNode]:
     from google.protobuf.message import DecodeError
 
     parse = schema.raw_node_parser()
-    records = split(path.read_bytes(), path)[1:]
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be read: {error.strerror}") from error
+    records = split(content, path)[1:]
     nodes: list[RawNode] = []
     try:
         for first in range(0, len(records), _BATCH):
@@ -243,8 +251,8 @@ def _columns(nodes: _Nodes, scale: int, prefix: Path) -> dict[str, NDArray[Any]]
         i = int(micros.argmax())
         rank = int(np.searchsorted(np.cumsum(nodes.sizes), i, side="right"))
         raise TraceError(
-            f"{_file(prefix, rank)}: node {nodes.ids[i]} ({nodes.names[i]!r}): duration_micros {micros[i]} is too "
-            f"long; expected at most {limit}"
+            f"{trace_file(prefix, rank)}: node {nodes.ids[i]} ({shown(nodes.names[i])}): duration_micros {micros[i]} "
+            f"is too long; expected at most {limit}"
         )
     columns["duration_ns"] = np.where(exact_ns >= 0, exact_ns, micros.astype(np.int64) * scale)
     return columns

@@ -9,6 +9,11 @@ from llmservingsim.errors import TraceError
 _LENGTH_BYTES_MAX = 5
 
 
+def trace_file(prefix: Path, rank: int) -> Path:
+    """Return the file of a rank."""
+    return Path(f"{prefix}.{rank}.et")
+
+
 def frame(payload: bytes) -> bytes:
     """Return ``payload`` behind its length, as a file holds it."""
     length = len(payload)

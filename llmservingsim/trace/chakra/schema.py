@@ -126,7 +126,7 @@ def attribute_decoder() -> Callable[[bytes], tuple[str, AttributeValue]]:
 
 
 def input_values(raw: bytes) -> str:
-    """Return ``values`` of a node's ``inputs``, an IOInfo still in bytes."""
+    """Return ``values`` of a node's ``inputs``, an IOInfo still in bytes. Raises DecodeError if it is none."""
     from llmservingsim.trace.chakra import et_def_pb2 as et
 
     values: str = et.IOInfo.FromString(raw).values

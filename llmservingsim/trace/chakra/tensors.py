@@ -6,10 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from llmservingsim.errors import TraceError
+from llmservingsim.errors import TraceError, shown
 from llmservingsim.trace.chakra import schema
 from llmservingsim.trace.chakra.reader import parse_file
+from llmservingsim.trace.chakra.records import trace_file
 from llmservingsim.trace.chakra.schema import AttributeValue, RawNode
+
+_SIZE_DIGITS = 14
+"""Below 100 TB: the bytes that live at a time are a sum over tensors, which must fit in 64 bits."""
 
 
 class Tensor(NamedTuple):
@@ -29,7 +33,7 @@ def read_tensors(prefix: Path, ranks: int) -> list[list[tuple[Tensor, ...]]]:
     """
     found = []
     for rank in range(ranks):
-        path = prefix.with_name(f"{prefix.name}.{rank}.et")
+        path = trace_file(prefix, rank)
         found.append([tuple(_tensors(node, path)) for node in parse_file(path)])
     return found
 
@@ -37,7 +41,7 @@ def read_tensors(prefix: Path, ranks: int) -> list[list[tuple[Tensor, ...]]]:
 def _tensors(node: RawNode, path: Path) -> Iterator[Tensor]:
     decode = schema.attribute_decoder()
     attributes = dict(decode(raw) for raw in reversed(node.attr))
-    where = f"{path}: node {node.id} ({node.name!r})"
+    where = f"{path}: node {node.id} ({shown(node.name)})"
     for name in (schema.INPUTS, schema.OUTPUTS):
         if name not in attributes:
             raise TraceError(f"{where} lacks the attribute {name!r}, which track-local-mem needs on every node")
@@ -46,9 +50,12 @@ def _tensors(node: RawNode, path: Path) -> Iterator[Tensor]:
 
 def _pairs(value: AttributeValue, where: str) -> Iterator[Tensor]:
     if not isinstance(value, tuple) or len(value) % 2 or not all(isinstance(v, str) for v in value):
-        raise TraceError(f"{where} is {value!r}; expected a string_list of names and sizes")
+        raise TraceError(f"{where} is {shown(value)}; expected a string_list of names and sizes")
     words = [str(v) for v in value]
     for name, size in zip(words[::2], words[1::2], strict=True):
-        if not size.isdecimal():
-            raise TraceError(f"{where} gives {name!r} the size {size!r}; expected a number of bytes")
+        if not size.isdecimal() or len(size) > _SIZE_DIGITS:
+            raise TraceError(
+                f"{where} gives {shown(name)} the size {shown(size)}; expected a number of bytes, of at most "
+                f"{_SIZE_DIGITS} digits"
+            )
         yield Tensor(name, int(size))

@@ -15,7 +15,7 @@ from llmservingsim.errors import InvariantError
 from llmservingsim.graph import ALL_DIMENSIONS, Graph, Node, NodeType
 from llmservingsim.trace.chakra import schema
 from llmservingsim.trace.chakra.expand import expand
-from llmservingsim.trace.chakra.records import frame
+from llmservingsim.trace.chakra.records import frame, trace_file
 
 if TYPE_CHECKING:
     from llmservingsim.trace.chakra import et_def_pb2 as et
@@ -68,7 +68,7 @@ def write_traces(
     prefix.parent.mkdir(parents=True, exist_ok=True)
     paths = []
     for c, recorder in enumerate(recorders):
-        path = prefix.with_name(f"{prefix.name}.{recorder.rank}.et")
+        path = trace_file(prefix, recorder.rank)
         with path.open("wb") as file:
             file.write(frame(_metadata()))
             for i in range(starts[c], starts[c + 1]):
@@ -84,7 +84,7 @@ def round_durations(graph: Graph) -> Graph:
 
 def _micros(duration_ns: Any) -> Any:
     """Round nanoseconds to microseconds, but only nothing to nothing."""
-    return np.where(duration_ns > 0, np.maximum(1, (duration_ns + 500) // 1000), 0)
+    return np.where(duration_ns > 0, np.maximum(1, duration_ns // 1000 + (duration_ns % 1000 >= 500)), 0)
 
 
 def write_comm_groups(graph: Graph, path: Path) -> None:

@@ -1,0 +1,68 @@
+"""A model that reads ASTRA-sim's rules on its own comes to the times of our backend, on real runs and random programs.
+
+`astra_differential.py` compares many more programs, and shrinks one that differs.
+"""
+
+import importlib.util
+import sys
+from collections import defaultdict
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from astra_differential import describe, difference
+from astra_model import AbortError, EndlessError, simulate
+from astra_programs import random_program
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "validate_astra.py"
+SEEDS = 500
+SEEDS_PER_TEST = 100
+
+
+@pytest.fixture(scope="module")
+def validation() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("validate_astra", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclasses look themselves up
+    spec.loader.exec_module(module)
+    if not module.DATA.is_dir():
+        pytest.skip(f"the reference runs of ASTRA-sim are not at {module.DATA}")
+    return module
+
+
+def verdict(validation: ModuleType, row: object, monkeypatch: pytest.MonkeyPatch) -> str | None:
+    """Judge a row's times with the model in place of our backend."""
+
+    class Execution:
+        def __init__(self, ranks: list[object]) -> None:
+            self.ranks = ranks
+
+    monkeypatch.setattr(validation, "run_workloads", lambda *inputs: [Execution(r) for r in simulate(*inputs)])
+    try:
+        return validation.judge(row)
+    except (AbortError, EndlessError) as error:
+        return f"refused: {error}" if row.cells["status"] == "ok" else None
+
+
+@pytest.mark.parametrize("file", ["reference_public.csv", "reference_fork_public.csv"])
+def test_the_model_itself_equals_real_runs_of_every_section(
+    validation: ModuleType, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few rows of each section; its events are Python objects, so all of them would take a minute."""
+    sections = defaultdict(list)
+    for row in validation.read_rows(file):
+        sections[row.cells["section"]].append(row)
+    for rows in sections.values():
+        small = sorted(rows, key=lambda row: int(row.cells["npus"]))
+        for row in small[:: max(1, len(small) // 4)][:4]:
+            assert verdict(validation, row, monkeypatch) is None, row.name
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, SEEDS_PER_TEST))
+def test_random_programs_take_as_long_as_in_the_model(first: int) -> None:
+    for seed in range(first, first + SEEDS_PER_TEST):
+        program = random_program(seed)
+        found = difference(program)
+        assert found == "", f"seed {seed}\n{describe(program)}"

@@ -180,7 +180,7 @@ def product_start_ns(layers: Layers, weight_bytes: Mapping[str, int]) -> float:
     """Return what starting one matrix product costs: ``a`` of ``t = a + weights / bandwidth``, at least 0.
 
     Fitted by least squares of relative errors to all products of few tokens, whose time is that of reading weights.
-    The published GPU bundles give 5.3 to 6.4 us and bandwidths of 92 % of the data sheet's and more.
+    The published GPU bundles give 5.3 to 6.5 us and bandwidths of 92 % of the data sheet's and more.
     """
     sizes = {name: size for name, size in weight_bytes.items() if name in layers}
     points = [(size, t) for name, size in sizes.items() for n, t in layers[name].items() if n <= _FEW_TOKENS]

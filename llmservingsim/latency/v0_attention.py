@@ -54,7 +54,7 @@ class PrefillTable:
     ``layers.csv`` has it in its ``attn`` rows, and with the square of the chunk beyond these.
 
     Args:
-        points: Time by chunk and context; every chunk has context 0.
+        points: Time by chunk and context.
         whole: Time of prompts without context by tokens, may be empty.
     """
 

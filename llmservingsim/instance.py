@@ -35,7 +35,7 @@ class DeviceMemory:
     capacity: CapacityReport | None
 
     def used_bytes(self, blocks: int) -> int:
-        """Weights and held KV blocks."""
+        """Weights and KV blocks, in bytes."""
         return self.weights_bytes + blocks * self.block_bytes
 
 

@@ -15,7 +15,7 @@ from llmservingsim.config import AdmissionSpec, InstanceSpec, LatencySpec, RunSp
 from llmservingsim.config.catalog import AcceleratorSpec, ModelFamily, ModelSpec, find_accelerator, find_model
 from llmservingsim.errors import CapacityError, ConfigError, located
 from llmservingsim.instance import DeviceMemory, Instance
-from llmservingsim.latency import BundleSource, LatencySource, RooflineSource, find_bundle
+from llmservingsim.latency import BundleSource, LatencySource, OlderBundleSource, RooflineSource, find_bundle, is_older
 from llmservingsim.model import (
     CapacityInputs,
     KvShare,
@@ -405,6 +405,8 @@ class _Parts:
         if source == "bundle":
             variant = latency.variant or _VARIANTS[self.model.dtype]
             folder = find_bundle(libraries.profiles, self.spec.hardware, self.model.name, variant, self.layout.tp)
+            if is_older(folder):
+                return OlderBundleSource(folder, self.model, self.layout, self.accelerator, skew=latency.skew)
             return BundleSource(folder, skew=latency.skew)
         arguments, known = (self.model, self.layout, self.accelerator), {"bundle": None, "roofline": None}
         own: LatencySource = make_plugin("latency", source, known, arguments, ("latency_ns", "provenance"))

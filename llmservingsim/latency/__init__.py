@@ -1,7 +1,9 @@
 """Where operator latencies come from: measured profile bundles, or a roofline over a catalogue entry."""
 
-from llmservingsim.latency.bundle import BundleSource, find_bundle
+from llmservingsim.latency.bundle import BundleSource
+from llmservingsim.latency.bundle_v0 import OlderBundleSource
+from llmservingsim.latency.find import find_bundle, is_older
 from llmservingsim.latency.roofline import RooflineSource
 from llmservingsim.latency.source import LatencySource
 
-__all__ = ["BundleSource", "LatencySource", "RooflineSource", "find_bundle"]
+__all__ = ["BundleSource", "LatencySource", "OlderBundleSource", "RooflineSource", "find_bundle", "is_older"]

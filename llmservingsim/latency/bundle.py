@@ -89,30 +89,6 @@ class BundleSource:
         return max(self._decode.at(count, mean_kv), self._skew.bound_us(shape))
 
 
-def find_bundle(profiles: Sequence[Path], hardware: str, model: str, variant: str, tp: int) -> Path:
-    """Return the ``tp<N>`` folder of a bundle, looking through the profile directories in order.
-
-    Raises:
-        ProfileError: If there is none, naming the first level that is missing and what stands there instead.
-    """
-    closest: tuple[int, str] = (-1, f"no profile directory was given (looked for {hardware}/{model})")
-    for root in profiles:
-        folder = root
-        for depth, part in enumerate((hardware, *model.split("/"), variant, f"tp{tp}")):
-            if not (folder / part).is_dir():
-                found = [p.name for p in folder.iterdir() if p.is_dir()] if folder.is_dir() else []
-                has = f"it has {one_of(found)}" if found else "it holds no profiles"
-                closest = max(closest, (depth, f"{folder} has no {part!r}{nearest(part, found)}; {has}"))
-                break
-            folder /= part
-        else:
-            return folder
-    raise ProfileError(
-        f"no profile of {model} on {hardware} ({variant}, tp {tp}): {closest[1]}. "
-        "Give --profiles DIR, or set latency.source to 'roofline'"
-    )
-
-
 def _decode_table(rows: NDArray[np.float64], path: Path) -> DecodeTable:
     by_count: dict[int, list[tuple[float, float]]] = {}
     for _, _, count, kv, time_us in rows[rows[:, 2] > 0].tolist():

@@ -15,15 +15,23 @@ class LinearTable:
     Args:
         sizes: Rising sizes, at least one.
         times: Times at these sizes, in any unit.
+        slope: Time per size beyond the last point, None for that of the table itself.
     """
 
-    def __init__(self, sizes: Sequence[float], times: Sequence[float]) -> None:
+    def __init__(self, sizes: Sequence[float], times: Sequence[float], slope: float | None = None) -> None:
         self._sizes = list(sizes)
         self._times = list(times)
+        self._slope = max(0.0, self._own_slope() if slope is None else slope)
+
+    @property
+    def last(self) -> float:
+        """The largest measured size."""
+        return self._sizes[-1]
+
+    def _own_slope(self) -> float:
         half = max(0, min(len(self._sizes) // 2, len(self._sizes) - 2))
         span = self._sizes[-1] - self._sizes[half]
-        slope = (self._times[-1] - self._times[half]) / span if span else self._times[-1] / max(1.0, self._sizes[-1])
-        self._slope = max(0.0, slope)
+        return (self._times[-1] - self._times[half]) / span if span else self._times[-1] / max(1.0, self._sizes[-1])
 
     def covers(self, size: float) -> bool:
         """Whether ``size`` lies within the measured range."""
@@ -47,20 +55,23 @@ class DecodeTable:
 
     Args:
         rows: For each measured number of sequences, (KV lengths, times).
+        slopes: Time per KV length beyond the last one, for those numbers whose own is not to be used.
     """
 
-    def __init__(self, rows: Mapping[int, tuple[Sequence[float], Sequence[float]]]) -> None:
+    def __init__(
+        self, rows: Mapping[int, tuple[Sequence[float], Sequence[float]]], slopes: Mapping[int, float] | None = None
+    ) -> None:
         self._counts = sorted(rows)
-        self._tables = [LinearTable(*rows[count]) for count in self._counts]
+        self._tables = [LinearTable(*rows[count], (slopes or {}).get(count)) for count in self._counts]
 
-    def covers(self, count: int, kv: float) -> bool:
+    def covers(self, count: float, kv: float) -> bool:
         """Whether the point lies within the measured grid."""
         if not self._counts[0] <= count <= self._counts[-1]:
             return False
         low, high = bisect_right(self._counts, count) - 1, bisect_left(self._counts, count)
         return self._tables[low].covers(kv) and self._tables[high].covers(kv)
 
-    def at(self, count: int, kv: float) -> float:
+    def at(self, count: float, kv: float) -> float:
         """Return the time of ``count`` sequences of mean KV length ``kv``."""
         counts, tables = self._counts, self._tables
         if len(counts) == 1 or count <= counts[0]:

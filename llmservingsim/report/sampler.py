@@ -93,7 +93,7 @@ class Sampler:
             generated=self._generated[instance.index],
             running=engine.num_running,
             waiting=engine.num_waiting,
-            used_bytes=devices * instance.memory.used_bytes(engine.kv.pool.num_held),
+            used_bytes=devices * instance.memory.used_bytes(engine.kv.pool.num_filled),
             total_bytes=devices * instance.memory.total_bytes,
             queried=engine.kv.queried_tokens,
             hit=engine.kv.hit_tokens,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmservingsim.config.catalog import find_accelerator, find_model
-from llmservingsim.latency import BundleSource, LatencySource, RooflineSource
+from llmservingsim.latency import BundleSource, LatencySource, OlderBundleSource, RooflineSource
 from llmservingsim.model import ParallelLayout, model_operators
 from llmservingsim.shapes import BatchShape, Chunk
 from llmservingsim.trace import IterationBuilder
@@ -53,8 +53,28 @@ def write_bundle(folder: Path) -> Path:
     return folder
 
 
+def write_older_bundle(folder: Path) -> Path:
+    names = ("embedding", "input_layernorm", "post_layernorm", "q_proj", "k_proj", "v_proj", "rope", "o_proj")
+    names += ("gate_proj", "up_proj", "act_fn", "down_proj", "final_layernorm", "lm_head")
+    layers = [f"{name},{n},0,2,{2000 + 250 * n}" for name in names for n in (1, 16, 256, 1024)]
+    decode = [f"0,{kv},{n},False,{5000 + 2 * n * kv}" for n, kv in product((1, 16, 64), (16, 4096))]
+    chunks = [f"{c},{p},1,True,{5000 + c * (c + p) / 8}" for c, p in product((64, 256, 1024), (0, 2048))]
+    files = {
+        "layers.csv": ["layer_name,input,kv_cache,tp_size,latency(ns)", *layers],
+        "attention.csv": ["prefill_chunk_size,kv_cache_size,batch_size,is_prefill,mean_ns", *decode, *chunks],
+    }
+    for name, lines in files.items():
+        (folder / name).write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def older(folder: Path) -> OlderBundleSource:
+    return OlderBundleSource(write_older_bundle(folder), MODEL, ParallelLayout(tp=2), find_accelerator("H100"))
+
+
 SOURCES = {
     "bundle": lambda folder: BundleSource(write_bundle(folder)),
+    "older bundle": older,
     "roofline": lambda _: RooflineSource(MODEL, ParallelLayout(tp=2), find_accelerator("H100")),
     "own": lambda _: PerToken(),
 }

@@ -87,6 +87,7 @@ class BlockPoolMachine(RuleBasedStateMachine):
     def free_and_held_blocks_are_all_usable_blocks(self) -> None:
         assert self.pool.num_free + self.pool.num_held == self.pool.num_usable
         assert self.pool.num_held == len(set(self.twin.held))
+        assert self.pool.num_filled == len(set(self.twin.held) | {block for _, block in self.twin.index})
 
     @invariant()
     def counts_queue_and_index_agree_with_the_holders(self) -> None:

@@ -35,6 +35,7 @@ class BlockPool:
         self._reference_count = [0] * num_blocks
         self._hash_of: dict[int, BlockHash] = {}
         self._blocks_of: dict[BlockHash, dict[int, None]] = {}
+        self._num_free_cached = 0
 
     @property
     def num_free(self) -> int:
@@ -45,6 +46,11 @@ class BlockPool:
     def num_held(self) -> int:
         """Blocks that a request holds."""
         return self.num_usable - len(self._free)
+
+    @property
+    def num_filled(self) -> int:
+        """Blocks whose contents count: held ones, and free ones that a prompt could still find."""
+        return self.num_held + self._num_free_cached
 
     def find(self, block_hash: BlockHash) -> int | None:
         """Return a block with these contents; of duplicates the one cached first."""
@@ -64,6 +70,7 @@ class BlockPool:
             block, _ = self._free.popitem(last=False)
             if block in self._hash_of:
                 self._evict(block)
+                self._num_free_cached -= 1
             self._reference_count[block] = 1
             taken.append(block)
         return taken
@@ -73,6 +80,7 @@ class BlockPool:
         for block in blocks:
             if self._reference_count[block] == 0:
                 del self._free[block]
+                self._num_free_cached -= block in self._hash_of
             self._reference_count[block] += 1
 
     def release(self, blocks: Iterable[int]) -> None:
@@ -84,6 +92,7 @@ class BlockPool:
             self._reference_count[block] = count
             if count == 0:
                 self._free[block] = None
+                self._num_free_cached += block in self._hash_of
 
     def cache(self, block: int, block_hash: BlockHash) -> None:
         """Enter a full block into the prefix index. Duplicates are kept, not merged."""
@@ -103,6 +112,8 @@ class BlockPool:
         indexed = {b: h for h, blocks in self._blocks_of.items() for b in blocks}
         if indexed != self._hash_of:
             raise InvariantError("the prefix index and the blocks' hashes differ")
+        if self._num_free_cached != len(self._free.keys() & self._hash_of.keys()):
+            raise InvariantError("the count of free cached blocks is wrong")
 
     def _evict(self, block: int) -> None:
         block_hash = self._hash_of.pop(block)

@@ -1,0 +1,61 @@
+"""Where a profile bundle lies: the layout of LLMServingSim 2.0, or the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from llmservingsim.errors import ProfileError, nearest, one_of
+
+
+class _Descent(NamedTuple):
+    """How far a path could be followed: to ``folder``, or to the level at which ``problem`` says what is missing."""
+
+    depth: int
+    problem: str
+    folder: Path | None = None
+
+
+def find_bundle(profiles: Sequence[Path], hardware: str, model: str, variant: str, tp: int) -> Path:
+    """Return the ``tp<N>`` folder of a bundle, looking through the profile directories in order.
+
+    An older bundle (``<hardware>/<model>/tp<N>/layers.csv``, no variant) is taken where no newer one exists.
+
+    Raises:
+        ProfileError: If there is none, naming the first level that is missing and what stands there instead.
+    """
+    closest = _Descent(-1, f"no profile directory was given (looked for {hardware}/{model})")
+    start = (hardware, *model.split("/"))
+    newer = [_descend(root, (*start, variant, f"tp{tp}")) for root in profiles]
+    older = [_descend(root, (*start, f"tp{tp}")) for root in profiles if _holds_older(root.joinpath(*start))]
+    for found in (*newer, *older):
+        if found.folder is not None:
+            return found.folder
+        if found.depth >= closest.depth:
+            closest = found
+    raise ProfileError(
+        f"no profile of {model} on {hardware} ({variant}, tp {tp}): {closest.problem}. "
+        "Give --profiles DIR, or set latency.source to 'roofline'"
+    )
+
+
+def is_older(folder: Path) -> bool:
+    """Whether a ``tp<N>`` folder has the older layout."""
+    return (folder / "layers.csv").is_file()
+
+
+def _descend(root: Path, levels: Sequence[str]) -> _Descent:
+    folder = root
+    for depth, level in enumerate(levels):
+        if not (folder / level).is_dir():
+            present = [p.name for p in folder.iterdir() if p.is_dir()] if folder.is_dir() else []
+            has = f"it has {one_of(present)}" if present else "it holds no profiles"
+            return _Descent(depth, f"{folder} has no {level!r}{nearest(level, present)}; {has}")
+        folder /= level
+    return _Descent(len(levels), "", folder)
+
+
+def _holds_older(folder: Path) -> bool:
+    """Whether a model's folder holds ``tp<N>`` folders itself."""
+    return folder.is_dir() and any(path.is_dir() for path in folder.glob("tp[0-9]*"))

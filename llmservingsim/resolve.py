@@ -12,8 +12,9 @@ import msgspec
 
 from llmservingsim.backend import Backend, MemoryModel, NativeBackend, NetworkModel, SystemModel
 from llmservingsim.config import InstanceSpec, LatencySpec, RunSpec, ServingSpec
-from llmservingsim.config.catalog import AcceleratorSpec, ModelFamily, ModelSpec, find_accelerator, find_model
+from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec, find_accelerator, find_model
 from llmservingsim.errors import CapacityError, ConfigError, located
+from llmservingsim.experts import expert_parts, instance_seed, plan_routing, redundant_experts
 from llmservingsim.instance import DeviceMemory, Instance
 from llmservingsim.latency import BundleSource, LatencySource, RooflineSource, find_bundle
 from llmservingsim.model import (
@@ -109,7 +110,8 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
     instances: list[Instance] = []
     for place, part, ranks in zip(places, parts, plan.ranks, strict=True):
         with located(place.path):
-            instances.append(part.instance(len(instances), place.node, ranks, libraries, backend))
+            seed = instance_seed(spec.seed, len(instances))
+            instances.append(part.instance(len(instances), place.node, ranks, libraries, backend, seed))
     router = make_plugin("router", spec.router, ROUTERS, (), ("route",))
     return System(tuple(instances), backend, router, plan.network, plan.system, sample_ns)
 
@@ -211,8 +213,9 @@ class _Parts:
     def gather(cls, spec: InstanceSpec, libraries: Libraries) -> _Parts:
         """Look up device and model and complete the options."""
         accelerator = _accelerator(spec, libraries)
-        layout = ParallelLayout(tp=spec.tensor_parallel_size)
         model = _model(spec, libraries)
+        tp = spec.tensor_parallel_size
+        layout = ParallelLayout(tp, ep=expert_parts(spec, model, tp), redundant_experts=redundant_experts(spec, model))
         check_layout(model, layout)
         if spec.max_model_len is not None and spec.max_model_len > model.max_position_embeddings:
             raise ConfigError(
@@ -221,14 +224,16 @@ class _Parts:
             )
         return cls(spec, with_vllm_defaults(spec, accelerator), model, layout, accelerator)
 
-    def instance(self, index: int, node: int, ranks: range, libraries: Libraries, backend: Backend) -> Instance:
+    def instance(
+        self, index: int, node: int, ranks: range, libraries: Libraries, backend: Backend, seed: int
+    ) -> Instance:
         """Put the instance together."""
         memory = self.memory()
         return Instance(
             node=node,
             model=self.model.name,
             engine=self.engine(index, memory.num_blocks),
-            builder=self.builder(ranks, libraries),
+            builder=self.builder(ranks, libraries, seed),
             backend=backend,
             memory=memory,
         )
@@ -259,14 +264,16 @@ class _Parts:
 
         return Engine(index, config, make_scheduler)
 
-    def builder(self, ranks: Sequence[int], libraries: Libraries) -> IterationBuilder:
+    def builder(self, ranks: Sequence[int], libraries: Libraries, seed: int) -> IterationBuilder:
         """Build what turns batches into graphs."""
         sizes = self.serving.cudagraph_capture_sizes
         if self.serving.enforce_eager:
             sizes = ()
         elif sizes is None:
             sizes = capture_sizes(self.serving.max_num_seqs, self.serving.max_num_batched_tokens)
-        return IterationBuilder(self.model, self.layout, ranks, self._latency_source(libraries), sorted(sizes))
+        source = self._latency_source(libraries)
+        experts = plan_routing(self.spec, self.model, self.layout, seed, libraries.base)
+        return IterationBuilder(self.model, self.layout, (ranks,), source, sizes, experts=experts)
 
     def memory(self) -> DeviceMemory:
         """Work out the KV capacity: given, predicted as vLLM profiles it, or all that the weights leave."""
@@ -321,7 +328,12 @@ class _Parts:
         if source == "bundle":
             variant = latency.variant or _VARIANTS[self.model.dtype]
             folder = find_bundle(libraries.profiles, self.spec.hardware, self.model.name, variant, self.layout.tp)
-            return BundleSource(folder, skew=latency.skew)
+            return BundleSource(
+                folder,
+                skew=latency.skew,
+                experts_per_token=self.model.experts_per_token,
+                expert_slices=self.layout.expert_slices,
+            )
         arguments, known = (self.model, self.layout, self.accelerator), {"bundle": None, "roofline": None}
         own: LatencySource = make_plugin("latency", source, known, arguments, ("latency_ns", "provenance"))
         return own
@@ -331,6 +343,4 @@ def _model(spec: InstanceSpec, libraries: Libraries) -> ModelSpec:
     model = find_model(spec.model, libraries.models)
     if spec.dtype not in (None, "auto"):
         model = msgspec.structs.replace(model, dtype=spec.dtype)
-    if model.family is not ModelFamily.DENSE:
-        raise ConfigError(f"{spec.model}: mixture-of-experts models are not simulated yet; expected a dense model")
     return model

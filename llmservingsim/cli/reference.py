@@ -17,6 +17,7 @@ import typer
 from llmservingsim.backend.topologies import TOPOLOGY_KINDS
 from llmservingsim.cli.main import app
 from llmservingsim.config import (
+    ExpertSpec,
     InstanceSpec,
     LatencySpec,
     MemorySpec,
@@ -61,7 +62,17 @@ _SCALARS: dict[Any, str] = {
     Path: "path",
     dict: "section",
 }
-_RUN_SECTIONS = (RunSpec, NodeSpec, InstanceSpec, ServingSpec, LatencySpec, NetworkSpec, MemorySpec, SloSpec)
+_RUN_SECTIONS = (
+    RunSpec,
+    NodeSpec,
+    InstanceSpec,
+    ServingSpec,
+    ExpertSpec,
+    LatencySpec,
+    NetworkSpec,
+    MemorySpec,
+    SloSpec,
+)
 _LENGTHS = (FixedLength, UniformLength, LognormalLength, EmpiricalLength, PairedLength, PresetLength)
 _GENERATOR_SECTIONS = (GeneratorSpec, ArrivalSpec, PrefixSpec, *_LENGTHS)
 _LARGE, _SMALL = "H100", "RTX4090"

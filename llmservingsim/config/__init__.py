@@ -2,6 +2,7 @@
 
 from llmservingsim.config.load import apply_overrides, json_schema, load_run
 from llmservingsim.config.spec import (
+    ExpertSpec,
     InstanceSpec,
     LatencySpec,
     MemorySpec,
@@ -13,6 +14,7 @@ from llmservingsim.config.spec import (
 )
 
 __all__ = [
+    "ExpertSpec",
     "InstanceSpec",
     "LatencySpec",
     "MemorySpec",

@@ -2,6 +2,6 @@
 
 from llmservingsim.latency.bundle import BundleSource, find_bundle
 from llmservingsim.latency.roofline import RooflineSource
-from llmservingsim.latency.source import LatencySource
+from llmservingsim.latency.source import ExpertLatencySource, ExpertWork, LatencySource
 
-__all__ = ["BundleSource", "LatencySource", "RooflineSource", "find_bundle"]
+__all__ = ["BundleSource", "ExpertLatencySource", "ExpertWork", "LatencySource", "RooflineSource", "find_bundle"]

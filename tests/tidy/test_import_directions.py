@@ -41,8 +41,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     # one run, put together
     "instance": RUN - {"report"},
     "network": {"config", "backend"},
+    "experts": {"config", "model", "trace"},
     "astra_sim": {"backend", "trace"},
-    "resolve": RUN | {"instance", "network"},
+    "resolve": RUN | {"instance", "network", "experts"},
     "loop": RUN | {"instance", "resolve"},
     "export": RUN | {"instance", "resolve"},
     "api": RUN | {"instance", "resolve", "loop", "export", "astra_sim"},

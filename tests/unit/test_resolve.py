@@ -127,7 +127,31 @@ def test_profiles_are_used_where_they_are_given_and_roofline_where_not(tmp_path:
         (one() | {"serving": {"scheduler": "llm"}}, PluginError, "scheduler: 'llm' is unknown"),
         (one() | {"serving": {"latency": {"source": "rooflin"}}}, PluginError, "latency: 'rooflin' is unknown"),
         (one(hardware="H1000"), ConfigError, "did you mean 'H100'"),
-        (one(model="mistralai/Mixtral-8x7B"), ConfigError, "mixture-of-experts models are not simulated yet"),
+        (
+            one(enable_expert_parallel=True),
+            ConfigError,
+            "enable_expert_parallel: meta-llama/Llama-3.2-1B has no experts; expected .* only for a mixture of experts",
+        ),
+        (
+            one(model="Qwen/Qwen3-30B-A3B", enable_expert_parallel=False, expert_parallel_size=2),
+            ConfigError,
+            "expert_parallel_size: 2 contradicts enable_expert_parallel false",
+        ),
+        (
+            one(model="Qwen/Qwen3-30B-A3B", expert_parallel_size=3),
+            ConfigError,
+            "ep 3 must divide tp \\* dp = 1",
+        ),
+        (
+            one(model="Qwen/Qwen3-30B-A3B", experts={"num_redundant_experts": 2}),
+            ConfigError,
+            "2 redundant experts need expert parallelism",
+        ),
+        (
+            one(model="Qwen/Qwen3-30B-A3B", experts={"routing": "balance"}),
+            PluginError,
+            "experts: expert_router: 'balance' is unknown .did you mean 'balanced'",
+        ),
         (
             one(max_num_seqs=10, max_num_batched_tokens=9),
             ConfigError,
@@ -149,7 +173,7 @@ def test_eager_execution_does_not_pad() -> None:
     from llmservingsim.shapes import BatchShape
 
     shape = BatchShape((), 3, 30, 12, 3)
-    messages = [b.sizes_bytes(shape) for b in (padded, eager, sizes)]
+    messages = [b.sizes_bytes([shape]) for b in (padded, eager, sizes)]
     assert [m is not None and int(m.max()) for m in messages] == [4 * 4096, 3 * 4096, 3 * 4096]
 
 

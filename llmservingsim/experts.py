@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from llmservingsim.config import ExpertSpec, InstanceSpec
+from llmservingsim.config import ExpertSpec
 from llmservingsim.config.catalog import ModelSpec
+from llmservingsim.config.spec import All2AllBackend
 from llmservingsim.errors import ConfigError, located
 from llmservingsim.model import ParallelLayout
 from llmservingsim.plugins import make_plugin
@@ -20,43 +22,42 @@ from llmservingsim.trace.experts import (
 )
 
 
-def expert_parts(spec: InstanceSpec, model: ModelSpec, ranks: int) -> int:
+def expert_parts(asked: bool | Literal["auto"], size: int | None, model: ModelSpec, ranks: int) -> int:
     """Return into how many parts the experts are divided, 1 without expert parallelism.
 
     Args:
-        spec: Of the instance, defaults merged.
-        model: What it serves.
+        asked: ``enable_expert_parallel``.
+        size: ``expert_parallel_size``.
+        model: What is served.
         ranks: Devices of a pipeline stage, over all instances that share the experts.
 
     Raises:
-        ConfigError: If the model has no experts, or two keys contradict each other.
+        ConfigError: If the model has no experts, or the keys contradict each other.
     """
-    asked, size = spec.enable_expert_parallel, spec.expert_parallel_size
     if not model.num_experts:
         if asked is True or (size or 1) > 1:
             key = "enable_expert_parallel" if asked is True else "expert_parallel_size"
             raise ConfigError(f"{key}: {model.name} has no experts; expected {key} only for a mixture of experts")
         return 1
-    if size is not None:
-        if asked is False and size > 1:
-            raise ConfigError(f"expert_parallel_size: {size} contradicts enable_expert_parallel false")
-        return size
-    return ranks if asked else 1
-
-
-def redundant_experts(spec: InstanceSpec, model: ModelSpec) -> int:
-    """Return the further copies of experts that the instance has."""
-    return spec.experts.num_redundant_experts if spec.experts is not None and model.num_experts else 0
+    if size is None:
+        return ranks if asked else 1
+    return size
 
 
 def plan_routing(
-    spec: InstanceSpec, model: ModelSpec, layout: ParallelLayout, seed: int, base: Path
+    spec: ExpertSpec,
+    all2all_backend: All2AllBackend,
+    model: ModelSpec,
+    layout: ParallelLayout,
+    seed: int,
+    base: Path,
 ) -> ExpertRouting | None:
     """Build what tells where tokens go, one for every `IterationBuilder`; None for a dense model.
 
     Args:
-        spec: Of the instance, defaults merged.
-        model: What it serves.
+        spec: The section ``experts``.
+        all2all_backend: How tokens travel between instances.
+        model: What is served.
         layout: How it is cut.
         seed: For policies that draw.
         base: Where relative paths start.
@@ -69,19 +70,18 @@ def plan_routing(
         return None
     layers = tuple(layer for layer in range(model.num_layers) if model.is_moe_layer(layer))
     geometry = ExpertGeometry(layers, model.num_experts, model.experts_per_token, seed)
-    experts = spec.experts or ExpertSpec()
     redundant = layout.redundant_experts
-    options = dict(experts.options or {})
+    options = dict(spec.options or {})
     if isinstance(options.get("path"), str):
         options["path"] = base / options["path"]
     methods = ("split", "shares") if redundant else ("split",)
     with located("experts"):
-        router = make_plugin("expert_router", experts.routing, EXPERT_ROUTERS, (geometry,), methods, options)
+        router = make_plugin("expert_router", spec.routing, EXPERT_ROUTERS, (geometry,), methods, options)
     if redundant:
         held = place_copies(np.asarray(router.shares(), dtype=np.float64), redundant, layout.ep)
     else:
-        held = place_experts(experts.placement, model.num_experts, layout.ep)
-    return ExpertRouting(geometry, router, held, spec.all2all_backend or "allgather_reducescatter")
+        held = place_experts(spec.placement, model.num_experts, layout.ep)
+    return ExpertRouting(geometry, router, held, all2all_backend)
 
 
 def instance_seed(seed: int, index: int) -> int:

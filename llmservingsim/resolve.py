@@ -6,15 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from llmservingsim.backend import Backend, MemoryModel, NativeBackend, NetworkModel, SystemModel
-from llmservingsim.config import InstanceSpec, LatencySpec, RunSpec, ServingSpec
+from llmservingsim.config import ExpertSpec, InstanceSpec, LatencySpec, RunSpec, ServingSpec
 from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec, find_accelerator, find_model
+from llmservingsim.config.spec import All2AllBackend
 from llmservingsim.errors import CapacityError, ConfigError, located
-from llmservingsim.experts import expert_parts, instance_seed, plan_routing, redundant_experts
+from llmservingsim.experts import expert_parts, instance_seed, plan_routing
 from llmservingsim.instance import DeviceMemory, Instance
 from llmservingsim.latency import BundleSource, LatencySource, RooflineSource, find_bundle
 from llmservingsim.model import (
@@ -171,6 +172,10 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     gpu_memory_utilization: float = 0.9
     kv_cache_dtype: str = "auto"
     dtype: str = "auto"
+    enable_expert_parallel: bool | Literal["auto"] = False
+    expert_parallel_size: int | None = None
+    all2all_backend: All2AllBackend = "allgather_reducescatter"
+    experts: ExpertSpec = ExpertSpec()
     latency: LatencySpec = LatencySpec()
 
 
@@ -214,15 +219,18 @@ class _Parts:
         """Look up device and model and complete the options."""
         accelerator = _accelerator(spec, libraries)
         model = _model(spec, libraries)
+        serving = with_vllm_defaults(spec, accelerator)
         tp = spec.tensor_parallel_size
-        layout = ParallelLayout(tp, ep=expert_parts(spec, model, tp), redundant_experts=redundant_experts(spec, model))
+        parts = expert_parts(serving.enable_expert_parallel, serving.expert_parallel_size, model, tp)
+        redundant = serving.experts.num_redundant_experts if model.num_experts else 0
+        layout = ParallelLayout(tp, ep=parts, redundant_experts=redundant)
         check_layout(model, layout)
         if spec.max_model_len is not None and spec.max_model_len > model.max_position_embeddings:
             raise ConfigError(
                 f"max_model_len: {spec.max_model_len} is beyond the {model.max_position_embeddings} positions of "
                 f"{model.name}"
             )
-        return cls(spec, with_vllm_defaults(spec, accelerator), model, layout, accelerator)
+        return cls(spec, serving, model, layout, accelerator)
 
     def instance(
         self, index: int, node: int, ranks: range, libraries: Libraries, backend: Backend, seed: int
@@ -266,13 +274,14 @@ class _Parts:
 
     def builder(self, ranks: Sequence[int], libraries: Libraries, seed: int) -> IterationBuilder:
         """Build what turns batches into graphs."""
-        sizes = self.serving.cudagraph_capture_sizes
-        if self.serving.enforce_eager:
+        serving = self.serving
+        sizes = serving.cudagraph_capture_sizes
+        if serving.enforce_eager:
             sizes = ()
         elif sizes is None:
-            sizes = capture_sizes(self.serving.max_num_seqs, self.serving.max_num_batched_tokens)
+            sizes = capture_sizes(serving.max_num_seqs, serving.max_num_batched_tokens)
         source = self._latency_source(libraries)
-        experts = plan_routing(self.spec, self.model, self.layout, seed, libraries.base)
+        experts = plan_routing(serving.experts, serving.all2all_backend, self.model, self.layout, seed, libraries.base)
         return IterationBuilder(self.model, self.layout, (ranks,), source, sizes, experts=experts)
 
     def memory(self) -> DeviceMemory:

@@ -25,7 +25,10 @@ KvDtype = Literal["auto", "float32", "bfloat16", "float16", "fp8", "int8"]
 
 
 class QuantityError(ConfigError, ValueError):
-    """A quantity is wrong. It is a ValueError too, to which msgspec adds the path of the section it was reading."""
+    """A quantity is wrong, or contradicts another key.
+
+    It is a ValueError too, to which msgspec adds the path of the section it was reading.
+    """
 
 
 def check_quantities(
@@ -138,6 +141,12 @@ class ServingSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     experts: ExpertSpec | None = None
     latency: LatencySpec | None = None
 
+    def __post_init__(self) -> None:
+        if self.enable_expert_parallel is False and (self.expert_parallel_size or 1) > 1:
+            raise QuantityError(
+                f"expert_parallel_size: {self.expert_parallel_size} contradicts enable_expert_parallel false"
+            )
+
 
 class InstanceSpec(ServingSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A serving replica: an engine with its devices. Every serving key may stand here too.
@@ -160,6 +169,7 @@ class InstanceSpec(ServingSpec, frozen=True, kw_only=True, forbid_unknown_fields
     kv_memory_model: Literal["vllm", "weights_only"] = "vllm"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_quantities(self, parse_size_bytes, "memory_size")
         check_quantities(self, parse_bandwidth, "memory_bandwidth")
 

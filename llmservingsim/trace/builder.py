@@ -85,10 +85,10 @@ class IterationBuilder:
         if self._costs is None:
             return np.concatenate(members)
         blocks = self._costs.draw_ns(tuple(shape.num_tokens for shape in padded))
-        found = [members[c.member] for c in self._classes]
+        found = np.stack([members[c.member] for c in self._classes])
         for durations, experts in zip(found, blocks, strict=True):
             np.add.at(durations, self._expert_nodes, experts)
-        return np.concatenate(found)
+        return found.ravel()
 
     def sizes_bytes(self, shapes: Sequence[BatchShape]) -> Values | None:
         """Return the message size of every node of `template`, or None if there is no communication."""

@@ -133,11 +133,6 @@ def test_profiles_are_used_where_they_are_given_and_roofline_where_not(tmp_path:
             "enable_expert_parallel: meta-llama/Llama-3.2-1B has no experts; expected .* only for a mixture of experts",
         ),
         (
-            one(model="Qwen/Qwen3-30B-A3B", enable_expert_parallel=False, expert_parallel_size=2),
-            ConfigError,
-            "expert_parallel_size: 2 contradicts enable_expert_parallel false",
-        ),
-        (
             one(model="Qwen/Qwen3-30B-A3B", expert_parallel_size=3),
             ConfigError,
             "ep 3 must divide tp \\* dp = 1",

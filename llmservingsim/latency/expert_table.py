@@ -17,7 +17,8 @@ class ExpertTable:
     arithmetic counts, which is linear in the tokens. Every measured token visited ``experts_per_token`` experts of the
     rank, so a rank of several that compute (token, expert) pairs together sees ``pairs / experts_per_token`` tokens.
     Below the fewest tokens measured with a number of experts their time holds, and below the fewest experts likewise:
-    there the kernel has its floor. Above the most experts the last slope goes on.
+    there the kernel has its floor. Above the most experts the last slope goes on. More experts never take less, also
+    where lines that go on beyond the most tokens would cross.
 
     Args:
         rows: Tokens, activated experts, time; shape ``[points, 3]``, at least one.
@@ -43,7 +44,8 @@ class ExpertTable:
     def at(self, pairs: Floats, activated: Floats) -> Floats:
         """Return the times of (pairs, activated experts), elementwise."""
         tokens, place = np.unique(pairs / self._per_token, return_inverse=True)
-        times = np.array([[table.at(t) for table in self._tables] for t in tokens.tolist()])[place.reshape(pairs.shape)]
+        by_tokens = np.array([[table.at(t) for table in self._tables] for t in tokens.tolist()])
+        times = np.maximum.accumulate(by_tokens, axis=1)[place.reshape(pairs.shape)]
         if len(self._tables) == 1:
             return np.asarray(times[..., 0])
         clipped = np.maximum(activated, self._activated[0])
@@ -52,4 +54,4 @@ class ExpertTable:
         share = (clipped - self._activated[low]) / span
         below = np.take_along_axis(times, low[..., None], axis=-1)[..., 0]
         above = np.take_along_axis(times, low[..., None] + 1, axis=-1)[..., 0]
-        return np.asarray(below + share * np.maximum(0.0, above - below))
+        return np.asarray(below + share * (above - below))

@@ -180,3 +180,47 @@ def test_a_length_beyond_the_models_positions_is_refused() -> None:
 def test_a_router_without_a_route_is_refused_though_one_instance_never_asks_it() -> None:
     with pytest.raises(PluginError, match="router: 'os:getcwd' has no method 'route'"):
         system({**one(), "router": "os:getcwd"})
+
+
+@pytest.mark.parametrize(
+    ("keys", "parts"),
+    [
+        ({}, 1),
+        ({"enable_expert_parallel": True}, 4),
+        ({"enable_expert_parallel": "auto"}, 4),
+        ({"expert_parallel_size": 2}, 2),
+        ({"expert_parallel_size": 1, "enable_expert_parallel": True}, 1),
+    ],
+)
+def test_experts_are_divided_as_the_keys_say(keys: dict[str, Any], parts: int) -> None:
+    found = system(one(model="Qwen/Qwen3-30B-A3B", tensor_parallel_size=4, **keys)).instances[0].builder
+    assert (found.layout.ep, found.layout.expert_slices) == (parts, 4 // parts)
+
+
+def test_a_dense_model_beside_a_mixture_of_experts_has_no_experts() -> None:
+    data = one() | {"serving": {"enable_expert_parallel": "auto", "experts": {"num_redundant_experts": 8}}}
+    data["nodes"][0]["instances"].append({"model": "Qwen/Qwen3-30B-A3B", "hardware": "H100", "tensor_parallel_size": 8})
+    dense, mixed = (i.builder for i in system(data).instances)
+    assert dense.experts is None
+    assert (mixed.layout.ep, mixed.layout.redundant_experts) == (8, 8)
+
+
+def test_instances_draw_from_seeds_of_their_own(clusters: Clusters) -> None:
+    data = clusters(2, serving={"experts": {"routing": "random"}})
+    for instance in data["nodes"][0]["instances"]:
+        instance |= {"model": "Qwen/Qwen3-30B-A3B", "hardware": "H100"}
+    first, second = (i.builder.experts for i in system(data).instances)
+    assert first is not None
+    assert second is not None
+    assert first.geometry.seed != second.geometry.seed
+    assert (first.load(9)[0].activated_experts != second.load(9)[0].activated_experts).any()
+
+
+def test_paths_of_routings_start_at_the_run_file(tmp_path: Path) -> None:
+    (tmp_path / "h.csv").write_text(
+        "layer,expert,tokens\n" + "".join(f"{n},{e},1\n" for n in range(48) for e in range(8))
+    )
+    data = one(model="Qwen/Qwen3-30B-A3B", experts={"routing": "skewed", "options": {"path": "h.csv"}})
+    found = system(data, Libraries(base=tmp_path)).instances[0].builder.experts
+    assert found is not None
+    assert found.load(5)[0].activated_experts.tolist() == [[8.0]] * 48

@@ -57,11 +57,12 @@ class RandomRouter:
         """Draw the next iteration."""
         layers, count = self._geometry.shape
         rounds, rest = divmod(tokens, _POOL_TOKENS)
-        start = self._random.integers(_POOL_TOKENS, size=(layers, 1))
-        expert = (np.arange(count) + self._random.integers(count, size=(layers, 1))) % count
+        start = self._random.integers(_POOL_TOKENS, size=layers)
         end = start + rest
-        pairs = self._until[end % _POOL_TOKENS, expert] - self._until[start, expert]
-        return ExpertSplit(pairs + (rounds + (end >= _POOL_TOKENS)) * self._until[-1][expert])
+        visits = self._until[end % _POOL_TOKENS] - self._until[start]
+        visits += (rounds + (end[:, None] >= _POOL_TOKENS)) * self._until[-1]
+        turned = (np.arange(count) + self._random.integers(count, size=(layers, 1))) % count
+        return ExpertSplit(np.take_along_axis(visits, turned, axis=1))
 
     def shares(self) -> Floats:
         """Return equal shares."""

@@ -54,6 +54,8 @@ class ExpertSplit(NamedTuple):
         if self.is_expectation:
             share = self.pairs / np.maximum(1, tokens * copies)
             return np.asarray(1.0 - (1.0 - np.minimum(1.0, share)) ** tokens)
+        if (copies == 1).all():
+            return np.asarray(self.pairs > 0, dtype=np.float64)
         return np.asarray(1.0 - (1.0 - 1.0 / copies) ** self.pairs)
 
 

@@ -5,11 +5,17 @@ Two blocks, 4 experts of which a token visits 2, hidden size 8 in two bytes. Mem
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from llmservingsim.backend import NativeBackend, NetworkModel, SystemModel
+from llmservingsim.backend import MemoryModel, NativeBackend, NetworkModel, SystemModel
+from llmservingsim.backend.astra_files import write_memory, write_network, write_system
 from llmservingsim.config.catalog import ModelFamily, ModelSpec
 from llmservingsim.errors import PluginError
 from llmservingsim.graph import CollectiveType, NodeType
@@ -17,7 +23,7 @@ from llmservingsim.latency import ExpertWork
 from llmservingsim.model import ParallelLayout
 from llmservingsim.shapes import BatchShape, Chunk
 from llmservingsim.trace import IterationBuilder
-from llmservingsim.trace.chakra import expand
+from llmservingsim.trace.chakra import expand, write_comm_groups, write_traces
 from llmservingsim.trace.experts import (
     BalancedRouter,
     ExpertGeometry,
@@ -262,3 +268,34 @@ def test_classes_single_ranks_and_exports_take_the_same_time(
         ends.append(backend_.rank_finish_ns(ticket).tolist())
     assert ends[0] == ends[1] == ends[2]
     assert max(ends[0]) >= durations.reshape(len(template.rank_classes), -1).sum(axis=1).max()
+
+
+@pytest.mark.parametrize("layout", [ParallelLayout(ep=2, dp=2), ParallelLayout(tp=2, ep=4, dp=2)], ids=str)
+@pytest.mark.parametrize("router", [BalancedRouter, Uneven])
+def test_members_in_lock_step_take_as_long_in_their_traces(
+    layout: ParallelLayout, router: type, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    builder = built(layout, router)
+    graph = builder.export([decodes(3, 40), decodes(5, 70)])
+    ranks = layout.tp * layout.dp
+    network, system = NetworkModel(["Ring"], [ranks], [16.0], [500.0]), SystemModel(local_mem_bw_gbps=1000)
+    backend = NativeBackend(network, system)
+    ticket = backend.submit(backend.register(graph))
+    backend.advance(2**62)
+    write_traces(graph, tmp_path / "step")
+    write_comm_groups(graph, tmp_path / "groups.json")
+    write_network(tmp_path / "network.yml", network)
+    write_system(tmp_path / "system.json", system)
+    write_memory(tmp_path / "memory.json", MemoryModel(), ranks)
+    files = {
+        "workload": "step",
+        "system": "system.json",
+        "network": "network.yml",
+        "remote-memory": "memory.json",
+        "comm-group": "groups.json",
+    }
+    options = [part for kind, name in files.items() for part in (f"--{kind}-configuration", tmp_path / name)]
+    answer = cli("astra", *options, "--json")
+    assert answer.code == 0, answer.err
+    found = {rank["rank"]: rank["finish_ns"] for rank in json.loads(answer.out)["ranks"]}
+    assert found == dict(enumerate(backend.rank_finish_ns(ticket).tolist()))

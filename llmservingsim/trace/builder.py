@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmservingsim.config.catalog import ModelSpec
-from llmservingsim.errors import PluginError
+from llmservingsim.errors import InvariantError, PluginError
 from llmservingsim.graph import Graph, Node, NodeType
 from llmservingsim.latency import ExpertLatencySource, LatencySource
 from llmservingsim.model import IndexedBy, OperatorKind, ParallelLayout, stage_range
@@ -46,6 +46,10 @@ class IterationBuilder:
         capture_sizes: Token counts to which batches are padded; empty for eager execution.
         stage: Which pipeline stage.
         experts: Where tokens go; None for a dense model.
+
+    Raises:
+        InvariantError: If a mixture of experts has no `experts`, or another number of members than its layout.
+        PluginError: If the latency source times no experts, but the stage has some.
     """
 
     model: ModelSpec
@@ -57,6 +61,11 @@ class IterationBuilder:
     experts: ExpertRouting | None = None
 
     def __post_init__(self) -> None:
+        if self.model.num_experts and (self.experts is None or len(self.member_ranks) != self.layout.dp):
+            raise InvariantError(
+                f"{self.model.name}: a mixture of experts needs experts and layout.dp = {self.layout.dp} members, "
+                f"got {len(self.member_ranks)}"
+            )
         self.capture_sizes = tuple(sorted(self.capture_sizes))
         self.ranks = tuple(rank for ranks in self.member_ranks for rank in ranks)
         backend = self.experts.all2all_backend if self.experts else "allgather_reducescatter"

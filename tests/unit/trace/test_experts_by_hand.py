@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from llmservingsim.backend import MemoryModel, NativeBackend, NetworkModel, SystemModel
 from llmservingsim.backend.astra_files import write_memory, write_network, write_system
 from llmservingsim.config.catalog import ModelFamily, ModelSpec
-from llmservingsim.errors import PluginError
+from llmservingsim.errors import InvariantError, PluginError
 from llmservingsim.graph import CollectiveType, NodeType
 from llmservingsim.latency import ExpertWork
 from llmservingsim.model import ParallelLayout
@@ -232,6 +232,14 @@ def test_a_source_that_knows_no_experts_is_refused() -> None:
     routing = ExpertRouting(GEOMETRY, BalancedRouter(GEOMETRY), place_experts("linear", 4, 1))
     with pytest.raises(PluginError, match="'Dense' has no method 'moe_latency_ns', which acme/tiny-moe"):
         IterationBuilder(MODEL, ParallelLayout(), [[0]], Dense(), (), experts=routing)
+
+
+def test_experts_that_nobody_routes_to_are_a_broken_law_and_not_free() -> None:
+    with pytest.raises(InvariantError, match=r"acme/tiny-moe: .* needs experts and layout\.dp = 1 members"):
+        IterationBuilder(MODEL, ParallelLayout(), [[0]], Priced(), ())
+    routing = ExpertRouting(GEOMETRY, BalancedRouter(GEOMETRY), place_experts("linear", 4, 2))
+    with pytest.raises(InvariantError, match=r"layout\.dp = 2 members, got 1"):
+        IterationBuilder(MODEL, ParallelLayout(ep=2, dp=2), [[0]], Priced(), (), experts=routing)
 
 
 LAYOUTS = [

@@ -65,7 +65,7 @@ class TraceExporter:
         if batch.index not in self._iterations:
             return
         self._submitted_ns[instance.index, batch.index] = now_ns
-        write_traces(instance.builder.export(batch.shape), self._prefix(instance, batch))
+        write_traces(instance.builder.export((batch.shape,)), self._prefix(instance, batch))
 
     def ended(self, instance: Instance, batch: Batch, now_ns: int) -> None:
         """Note what the batch took: it ran from its submission, or from the end of the one before."""

@@ -157,7 +157,8 @@ class Instance:
 
     def _submit(self, batch: Batch) -> Ticket:
         try:
-            durations, sizes = self.builder.durations_ns(batch.shape), self.builder.sizes_bytes(batch.shape)
+            shapes = (batch.shape,)
+            durations, sizes = self.builder.durations_ns(shapes), self.builder.sizes_bytes(shapes)
             self._last = self._backend.submit(self._graph, durations, sizes, self._last)
         except (ValueError, OverflowError) as error:  # a latency that no clock can count
             raise SimulationError(f"instance {self.index}, iteration {batch.index}: {error}") from error

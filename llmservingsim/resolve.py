@@ -6,24 +6,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from llmservingsim.backend import Backend, MemoryModel, NativeBackend, NetworkModel, SystemModel
-from llmservingsim.config import AdmissionSpec, InstanceSpec, LatencySpec, RunSpec, ServingSpec
-from llmservingsim.config.catalog import AcceleratorSpec, ModelFamily, ModelSpec, find_accelerator, find_model
+from llmservingsim.config import AdmissionSpec, ExpertSpec, InstanceSpec, LatencySpec, RunSpec, ServingSpec
+from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec, find_accelerator, find_model
+from llmservingsim.config.spec import All2AllBackend
 from llmservingsim.errors import CapacityError, ConfigError, located
+from llmservingsim.experts import expert_parts, instance_seed, plan_routing
 from llmservingsim.instance import DeviceMemory, Instance
 from llmservingsim.latency import BundleSource, LatencySource, OlderBundleSource, RooflineSource, find_bundle, is_older
 from llmservingsim.model import (
     CapacityInputs,
-    KvShare,
     ParallelLayout,
     check_layout,
     kv_bytes_per_token,
-    kv_bytes_per_token_layer,
-    kv_shares,
     predict_kv_blocks,
     weight_bytes,
 )
@@ -34,7 +33,7 @@ from llmservingsim.serving import SCHEDULERS, Engine, EngineConfig, Router, Sche
 from llmservingsim.serving.kv import KVCacheManager
 from llmservingsim.serving.routing import make_router
 from llmservingsim.trace import IterationBuilder, capture_sizes
-from llmservingsim.transfer import KvTransfers
+from llmservingsim.transfer import KvSide, KvTransfers, connect
 from llmservingsim.units import NS_PER_US, format_size, parse_bandwidth, parse_size_bytes, parse_time_ns
 
 _LARGE_DEVICE_BYTES = 70 * 2**30
@@ -123,8 +122,13 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
     instances: list[Instance] = []
     for place, part, ranks in zip(places, parts, plan.ranks, strict=True):
         with located(place.path):
-            instances.append(part.instance(len(instances), place.node, ranks, libraries, backend))
-    transfers = _disaggregate(spec, parts, instances, backend)
+            seed = instance_seed(spec.seed, len(instances))
+            instances.append(part.instance(len(instances), place.node, ranks, libraries, backend, seed))
+    sides = [
+        KvSide(i, p.model, p.layout, p.serving.kv_cache_dtype, p.spec.kv_role)
+        for p, i in zip(parts, instances, strict=True)
+    ]
+    transfers = connect(sides, backend, lambda decoders: _router(spec.decode_router, spec.seed, decoders))
     return System(
         instances=tuple(instances),
         owners=tuple(instances) if transfers is None else (*instances, transfers),
@@ -144,56 +148,6 @@ def _router(asked: str | dict[str, Any], seed: int, instances: Sequence[Instance
     if hasattr(router, "started"):
         router.started([instance.load() for instance in instances])
     return router
-
-
-def _disaggregate(
-    spec: RunSpec, parts: Sequence[_Parts], instances: Sequence[Instance], backend: Backend
-) -> KvTransfers | None:
-    """Connect the instances that prefill with those that decode the same model.
-
-    Raises:
-        ConfigError: If one side is missing, or the two keep their KV in different types.
-    """
-    pairs = list(zip(parts, instances, strict=True))
-    producers = [(p, i) for p, i in pairs if p.spec.kv_role == "kv_producer"]
-    consumers = [(p, i) for p, i in pairs if p.spec.kv_role == "kv_consumer"]
-    shares: dict[tuple[int, int], list[KvShare]] = {}
-    for role, other, sides in (
-        ("kv_producer", "kv_consumer", (producers, consumers)),
-        ("kv_consumer", "kv_producer", (consumers, producers)),
-    ):
-        for part, instance in sides[0]:
-            if not any(part.model.name == p.model.name for p, _ in sides[1]):
-                raise ConfigError(
-                    f"instance {instance.index} is a {role}, but no instance of {part.model.name} is a {other}"
-                )
-    for source, prefill in producers:
-        for target, decode in consumers:
-            if source.model.name == target.model.name:
-                shares[prefill.index, decode.index] = _shares(source, prefill, target, decode)
-    if not shares:
-        return None
-    router = _router(spec.decode_router, spec.seed, [i for _, i in consumers])
-    transfers = KvTransfers(backend, [i for _, i in consumers], shares, router)
-    for _, prefill in producers:
-        prefill.successor, prefill.role = transfers, "prefill"
-    for _, decode in consumers:
-        decode.role = "decode"
-    return transfers
-
-
-def _shares(source: _Parts, prefill: Instance, target: _Parts, decode: Instance) -> list[KvShare]:
-    """Who sends what to whom, by the ranks of the network."""
-    kept = [kv_bytes_per_token_layer(p.model, 1, p.serving.kv_cache_dtype) for p in (source, target)]
-    if kept[0] != kept[1]:
-        raise ConfigError(
-            f"instances {prefill.index} and {decode.index} keep their KV in different types "
-            f"({source.serving.kv_cache_dtype} and {target.serving.kv_cache_dtype}); expected one kv_cache_dtype"
-        )
-    return [
-        KvShare(prefill.builder.ranks[s.source], decode.builder.ranks[s.target], s.bytes_per_token)
-        for s in kv_shares(source.model, source.layout, target.layout, source.serving.kv_cache_dtype)
-    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +205,10 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     gpu_memory_utilization: float = 0.9
     kv_cache_dtype: str = "auto"
     dtype: str = "auto"
+    enable_expert_parallel: bool | Literal["auto"] = False
+    expert_parallel_size: int | None = None
+    all2all_backend: All2AllBackend = "allgather_reducescatter"
+    experts: ExpertSpec = ExpertSpec()
     latency: LatencySpec = LatencySpec()
 
 
@@ -293,24 +251,30 @@ class _Parts:
     def gather(cls, spec: InstanceSpec, libraries: Libraries) -> _Parts:
         """Look up device and model and complete the options."""
         accelerator = _accelerator(spec, libraries)
-        layout = ParallelLayout(tp=spec.tensor_parallel_size)
         model = _model(spec, libraries)
+        serving = with_vllm_defaults(spec, accelerator)
+        tp = spec.tensor_parallel_size
+        parts = expert_parts(serving.enable_expert_parallel, serving.expert_parallel_size, model, tp)
+        redundant = serving.experts.num_redundant_experts if model.num_experts else 0
+        layout = ParallelLayout(tp, ep=parts, redundant_experts=redundant)
         check_layout(model, layout)
         if spec.max_model_len is not None and spec.max_model_len > model.max_position_embeddings:
             raise ConfigError(
                 f"max_model_len: {spec.max_model_len} is beyond the {model.max_position_embeddings} positions of "
                 f"{model.name}"
             )
-        return cls(spec, with_vllm_defaults(spec, accelerator), model, layout, accelerator)
+        return cls(spec, serving, model, layout, accelerator)
 
-    def instance(self, index: int, node: int, ranks: range, libraries: Libraries, backend: Backend) -> Instance:
+    def instance(
+        self, index: int, node: int, ranks: range, libraries: Libraries, backend: Backend, seed: int
+    ) -> Instance:
         """Put the instance together."""
         memory = self.memory()
         made = Instance(
             node=node,
             model=self.model.name,
             engine=self.engine(index, memory.num_blocks),
-            builder=self.builder(ranks, libraries),
+            builder=self.builder(ranks, libraries, seed),
             backend=backend,
             memory=memory,
         )
@@ -343,14 +307,17 @@ class _Parts:
 
         return Engine(index, config, make_scheduler)
 
-    def builder(self, ranks: Sequence[int], libraries: Libraries) -> IterationBuilder:
+    def builder(self, ranks: Sequence[int], libraries: Libraries, seed: int) -> IterationBuilder:
         """Build what turns batches into graphs."""
-        sizes = self.serving.cudagraph_capture_sizes
-        if self.serving.enforce_eager:
+        serving = self.serving
+        sizes = serving.cudagraph_capture_sizes
+        if serving.enforce_eager:
             sizes = ()
         elif sizes is None:
-            sizes = capture_sizes(self.serving.max_num_seqs, self.serving.max_num_batched_tokens)
-        return IterationBuilder(self.model, self.layout, ranks, self._latency_source(libraries), sorted(sizes))
+            sizes = capture_sizes(serving.max_num_seqs, serving.max_num_batched_tokens)
+        source = self._latency_source(libraries)
+        experts = plan_routing(serving.experts, serving.all2all_backend, self.model, self.layout, seed, libraries.base)
+        return IterationBuilder(self.model, self.layout, (ranks,), source, sizes, experts=experts)
 
     def memory(self) -> DeviceMemory:
         """Work out the KV capacity: given, predicted as vLLM profiles it, or all that the weights leave."""
@@ -407,7 +374,12 @@ class _Parts:
             folder = find_bundle(libraries.profiles, self.spec.hardware, self.model.name, variant, self.layout.tp)
             if is_older(folder):
                 return OlderBundleSource(folder, self.model, self.layout, self.accelerator, skew=latency.skew)
-            return BundleSource(folder, skew=latency.skew)
+            return BundleSource(
+                folder,
+                skew=latency.skew,
+                experts_per_token=self.model.experts_per_token,
+                expert_slices=self.layout.expert_slices,
+            )
         arguments, known = (self.model, self.layout, self.accelerator), {"bundle": None, "roofline": None}
         own: LatencySource = make_plugin("latency", source, known, arguments, ("latency_ns", "provenance"))
         return own
@@ -417,6 +389,4 @@ def _model(spec: InstanceSpec, libraries: Libraries) -> ModelSpec:
     model = find_model(spec.model, libraries.models)
     if spec.dtype not in (None, "auto"):
         model = msgspec.structs.replace(model, dtype=spec.dtype)
-    if model.family is not ModelFamily.DENSE:
-        raise ConfigError(f"{spec.model}: mixture-of-experts models are not simulated yet; expected a dense model")
     return model

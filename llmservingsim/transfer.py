@@ -8,17 +8,18 @@ until it has.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmservingsim.backend import Backend, GraphId, Ticket
-from llmservingsim.errors import PluginError
+from llmservingsim.config.catalog import ModelSpec
+from llmservingsim.errors import ConfigError, PluginError
 from llmservingsim.graph import Graph, Node, NodeType
 from llmservingsim.instance import Instance
-from llmservingsim.model import KvShare
+from llmservingsim.model import KvShare, ParallelLayout, kv_bytes_per_token_layer, kv_shares
 from llmservingsim.serving import Outcome, RejectReason, Request, RoutedRequest, Router
 from llmservingsim.serving.remote import Load
 from llmservingsim.workload import RequestSpec
@@ -170,3 +171,73 @@ class KvTransfers:
                 nodes.append(Node(name, kind, ranks.index(own), size_bytes=size, peer=peer, tag=tag))
         graph = Graph.from_nodes(nodes, classes)
         return _Route(self._backend.register(graph), graph.size_bytes)
+
+
+class KvSide(NamedTuple):
+    """What decides whether and how an instance takes part in KV transfers.
+
+    Attributes:
+        instance: The instance.
+        model, layout, kv_cache_dtype: What it keeps, and where.
+        role: ``kv_both``, ``kv_producer`` or ``kv_consumer``.
+    """
+
+    instance: Instance
+    model: ModelSpec
+    layout: ParallelLayout
+    kv_cache_dtype: str
+    role: str
+
+
+def connect(
+    sides: Sequence[KvSide], backend: Backend, make_router: Callable[[Sequence[Instance]], Router]
+) -> KvTransfers | None:
+    """Let the instances that prefill hand on to those that decode the same model; None if none prefills alone.
+
+    Raises:
+        ConfigError: If one side is missing, or the two keep their KV in different types.
+    """
+    producers = [side for side in sides if side.role == "kv_producer"]
+    consumers = [side for side in sides if side.role == "kv_consumer"]
+    _check_partners(producers, consumers)
+    _check_partners(consumers, producers)
+    if not producers:
+        return None
+    shares = {
+        (source.instance.index, target.instance.index): _shares(source, target)
+        for source in producers
+        for target in consumers
+        if source.model.name == target.model.name
+    }
+    decoders = [side.instance for side in consumers]
+    transfers = KvTransfers(backend, decoders, shares, make_router(decoders))
+    for side in producers:
+        side.instance.successor, side.instance.role = transfers, "prefill"
+    for side in consumers:
+        side.instance.role = "decode"
+    return transfers
+
+
+def _check_partners(sides: Sequence[KvSide], others: Sequence[KvSide]) -> None:
+    wanted = {"kv_producer": "kv_consumer", "kv_consumer": "kv_producer"}
+    for side in sides:
+        if not any(side.model.name == other.model.name for other in others):
+            raise ConfigError(
+                f"instance {side.instance.index} is a {side.role}, but no instance of {side.model.name} is a "
+                f"{wanted[side.role]}"
+            )
+
+
+def _shares(source: KvSide, target: KvSide) -> list[KvShare]:
+    """Who sends what to whom, by the ranks of the network."""
+    kept = [kv_bytes_per_token_layer(side.model, 1, side.kv_cache_dtype) for side in (source, target)]
+    if kept[0] != kept[1]:
+        raise ConfigError(
+            f"instances {source.instance.index} and {target.instance.index} keep their KV in different types "
+            f"({source.kv_cache_dtype} and {target.kv_cache_dtype}); expected one kv_cache_dtype"
+        )
+    ranks = source.instance.builder.ranks, target.instance.builder.ranks
+    return [
+        KvShare(ranks[0][s.source], ranks[1][s.target], s.bytes_per_token)
+        for s in kv_shares(source.model, source.layout, target.layout, source.kv_cache_dtype)
+    ]

@@ -18,6 +18,7 @@ from llmservingsim.backend.topologies import TOPOLOGY_KINDS
 from llmservingsim.cli.main import app
 from llmservingsim.config import (
     AdmissionSpec,
+    ExpertSpec,
     InstanceSpec,
     LatencySpec,
     MemorySpec,
@@ -64,7 +65,7 @@ _SCALARS: dict[Any, str] = {
     dict: "section",
 }
 _RUN_SECTIONS = (
-    *(RunSpec, NodeSpec, InstanceSpec, ServingSpec, LatencySpec),
+    *(RunSpec, NodeSpec, InstanceSpec, ServingSpec, ExpertSpec, LatencySpec),
     *(NetworkSpec, MemorySpec, AdmissionSpec, SloSpec),
 )
 _ROUTER_SECTIONS = tuple(dict.fromkeys(r.Options for r in ROUTERS.values() if hasattr(r, "Options")))

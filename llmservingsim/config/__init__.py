@@ -3,6 +3,7 @@
 from llmservingsim.config.load import apply_overrides, json_schema, load_run
 from llmservingsim.config.spec import (
     AdmissionSpec,
+    ExpertSpec,
     InstanceSpec,
     LatencySpec,
     MemorySpec,
@@ -15,6 +16,7 @@ from llmservingsim.config.spec import (
 
 __all__ = [
     "AdmissionSpec",
+    "ExpertSpec",
     "InstanceSpec",
     "LatencySpec",
     "MemorySpec",

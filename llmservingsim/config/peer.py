@@ -169,6 +169,8 @@ def _instance(peer: _Instance, where: str) -> InstanceSpec:
         block_size=peer.block_size,
         dtype=peer.dtype,
         kv_cache_dtype=peer.kv_cache_dtype,
+        enable_expert_parallel="auto" if peer.ep_size is None else None,
+        expert_parallel_size=peer.ep_size,
         enable_chunked_prefill=peer.enable_chunked_prefill,
         enable_prefix_caching=peer.enable_prefix_caching,
         scheduler_reserve_full_isl=peer.reserve_full_isl,

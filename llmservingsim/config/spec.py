@@ -20,11 +20,15 @@ Chunks = Annotated[int, Meta(ge=1, le=2**16)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 Shape = Literal["Ring", "FullyConnected", "Switch"]
 Algorithms = Literal["auto"] | tuple[str, ...]
+All2AllBackend = Literal["allgather_reducescatter", "deepep_high_throughput", "deepep_low_latency"]
 KvDtype = Literal["auto", "float32", "bfloat16", "float16", "fp8", "int8"]
 
 
 class QuantityError(ConfigError, ValueError):
-    """A quantity is wrong. It is a ValueError too, to which msgspec adds the path of the section it was reading."""
+    """A quantity is wrong, or contradicts another key.
+
+    It is a ValueError too, to which msgspec adds the path of the section it was reading.
+    """
 
 
 def check_quantities(
@@ -60,6 +64,30 @@ class LatencySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     skew: Literal["fitted", "off"] = "fitted"
 
 
+class ExpertSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the tokens of a mixture of experts go, and where its experts stand. `docs/concepts/experts.md` explains it.
+
+    Attributes:
+        routing: ``balanced``, ``random``, ``round_robin``, ``skewed``, ``replayed``, or ``package.module:Class``.
+        options: Of the routing: ``exponent`` or ``path`` (a histogram) of ``skewed``, ``path`` of ``replayed``, the
+            arguments of your own class. Paths are relative to the run file.
+        placement: Of experts on ranks under expert parallelism: neighbours together, or in turn.
+        num_redundant_experts: Further copies of popular experts, placed so that ranks are loaded alike.
+    """
+
+    routing: str = "balanced"
+    options: dict[str, Any] | None = None
+    placement: Literal["linear", "round_robin"] = "linear"
+    num_redundant_experts: Annotated[int, Meta(ge=0)] = 0
+
+    def __post_init__(self) -> None:
+        if self.num_redundant_experts and self.placement == "round_robin":
+            raise QuantityError(
+                "placement: redundant experts are placed by their popularity; expected placement linear, which is the "
+                "default, or num_redundant_experts 0"
+            )
+
+
 class ServingSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Options of a serving engine; null means the default, which `llmservingsim.resolve` lists.
 
@@ -81,6 +109,12 @@ class ServingSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         gpu_memory_utilization: Share of device memory that the engine may use.
         kv_cache_dtype: Of cached keys and values.
         dtype: Of weights and activations; by default the model's.
+        enable_expert_parallel: Whether a rank holds whole experts, instead of a slice of every expert; ``auto`` means
+            yes for a mixture of experts.
+        expert_parallel_size: Parts into which the experts are divided, instead of one per rank, which is vLLM's only
+            choice.
+        all2all_backend: How tokens travel between instances that share experts.
+        experts: Where tokens go.
         latency: Where operator latencies come from.
     """
 
@@ -101,7 +135,17 @@ class ServingSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     gpu_memory_utilization: Share | None = None
     kv_cache_dtype: KvDtype | None = None
     dtype: Literal["auto", "bfloat16", "float16", "float32"] | None = None
+    enable_expert_parallel: bool | Literal["auto"] | None = None
+    expert_parallel_size: Count | None = None
+    all2all_backend: All2AllBackend | None = None
+    experts: ExpertSpec | None = None
     latency: LatencySpec | None = None
+
+    def __post_init__(self) -> None:
+        if self.enable_expert_parallel is False and (self.expert_parallel_size or 1) > 1:
+            raise QuantityError(
+                f"expert_parallel_size: {self.expert_parallel_size} contradicts enable_expert_parallel false"
+            )
 
 
 class InstanceSpec(ServingSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -128,6 +172,7 @@ class InstanceSpec(ServingSpec, frozen=True, kw_only=True, forbid_unknown_fields
     kv_memory_model: Literal["vllm", "weights_only"] = "vllm"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_quantities(self, parse_size_bytes, "memory_size")
         check_quantities(self, parse_bandwidth, "memory_bandwidth")
 

@@ -4,6 +4,15 @@ from llmservingsim.latency.bundle import BundleSource
 from llmservingsim.latency.bundle_v0 import OlderBundleSource
 from llmservingsim.latency.find import find_bundle, is_older
 from llmservingsim.latency.roofline import RooflineSource
-from llmservingsim.latency.source import LatencySource
+from llmservingsim.latency.source import ExpertLatencySource, ExpertWork, LatencySource
 
-__all__ = ["BundleSource", "LatencySource", "OlderBundleSource", "RooflineSource", "find_bundle", "is_older"]
+__all__ = [
+    "BundleSource",
+    "ExpertLatencySource",
+    "ExpertWork",
+    "LatencySource",
+    "OlderBundleSource",
+    "RooflineSource",
+    "find_bundle",
+    "is_older",
+]

@@ -1,7 +1,8 @@
 """A profile bundle: operator times measured on a real device, in the layout of LLMServingSim 2.0.
 
 ``<profiles>/<hardware>/<model>/<variant>/tp<N>/`` holds ``dense.csv``, ``per_sequence.csv`` and ``attention.csv``
-with times in microseconds.
+with times in microseconds. ``moe.csv`` of a mixture of experts is measured for whole experts, so it stands under
+``tp1``.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmservingsim.errors import ProfileError, nearest, one_of
+from llmservingsim.latency.expert_table import ExpertTable
 from llmservingsim.latency.skew import SkewModel
+from llmservingsim.latency.source import ExpertWork
 from llmservingsim.latency.tables import DecodeTable, LinearTable
 from llmservingsim.latency.varlen_attention import VarlenAttention
 from llmservingsim.shapes import BatchShape
 from llmservingsim.units import NS_PER_US
 
 _ATTENTION_COLUMNS = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us")
+_MOE_COLUMNS = ("tokens", "activated_experts", "time_us")
 _PER_SEQUENCE = frozenset({"lm_head", "sampler"})
 
 
@@ -33,12 +37,16 @@ class BundleSource:
         folder: The ``tp<N>`` folder.
         skew: ``"fitted"`` bounds decode batches with uneven contexts by a model fitted to ``skew.csv``, ``"off"``
             times every decode batch by its mean context.
+        experts_per_token: Of a mixture of experts; 0 for a dense model, which has no ``moe.csv``.
+        expert_slices: Ranks over which one expert's width is cut.
 
     Raises:
         ProfileError: If a file is missing or malformed.
     """
 
-    def __init__(self, folder: Path, *, skew: str = "fitted") -> None:
+    def __init__(
+        self, folder: Path, *, skew: str = "fitted", experts_per_token: int = 0, expert_slices: int = 1
+    ) -> None:
         self.folder = folder
         self._dense = _read_layers(folder / "dense.csv", "tokens")
         self._per_sequence = _read_layers(folder / "per_sequence.csv", "sequences")
@@ -48,6 +56,8 @@ class BundleSource:
         self._varlen = VarlenAttention(rows[prefill])
         self._skew = SkewModel.load(folder / "skew.csv", self._decode, mode=skew)
         self._extrapolated: Counter[str] = Counter()
+        self._expert_slices = expert_slices
+        self._moe = ExpertTable(self._moe_rows(), experts_per_token) if experts_per_token else None
 
     def latency_ns(self, operator: str, shape: BatchShape) -> int:
         """Interpolate the operator's time; extrapolate, and count it, beyond the measured grid."""
@@ -65,6 +75,24 @@ class BundleSource:
         if not table.covers(size):
             self._extrapolated[operator] += 1
         return round(table.at(size) * NS_PER_US)
+
+    def moe_latency_ns(self, work: ExpertWork) -> NDArray[np.int64]:
+        """Interpolate the time of the experts; extrapolate, and count it, beyond the measured grid.
+
+        A rank with a slice of 1/s of every expert's width reads and multiplies as much as one that has 1/s of the
+        experts and pairs, and is timed like it. The measured time holds the router, which takes next to nothing.
+        """
+        if self._moe is None:
+            raise ProfileError(f"{self.folder}: operator 'moe' was not loaded: experts_per_token is 0")
+        pairs, activated = work.pairs / self._expert_slices, work.activated_experts / self._expert_slices
+        if not self._moe.covers(pairs, activated):
+            self._extrapolated["moe"] += 1
+        return np.rint(self._moe.at(pairs, activated) * NS_PER_US).astype(np.int64)
+
+    def _moe_rows(self) -> NDArray[np.float64]:
+        """Measured with whole experts, so in the folder of one rank."""
+        path = next((p for p in (self.folder, self.folder.parent / "tp1") if (p / "moe.csv").is_file()), self.folder)
+        return _read_experts(path / "moe.csv")
 
     def provenance(self) -> dict[str, object]:
         """Name the folder, the skew model and the extrapolations."""
@@ -111,6 +139,12 @@ def _read_attention(path: Path) -> NDArray[np.float64]:
     if not (rows[:, 0] > 0).any():
         raise ProfileError(f"{path}: holds no prefill batch (a row with prefill_chunk > 0)")
     return rows
+
+
+def _read_experts(path: Path) -> NDArray[np.float64]:
+    if next(_read(path, _MOE_COLUMNS), None) is None:
+        raise ProfileError(f"{path}: holds no row")
+    return _load(path, _MOE_COLUMNS)
 
 
 def _load(path: Path, columns: Sequence[str]) -> NDArray[np.float64]:

@@ -8,17 +8,20 @@ Source of the model: Williams, Waterman, Patterson, "Roofline", CACM 52(4), 2009
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec
 from llmservingsim.errors import ConfigError, one_of
+from llmservingsim.latency.source import ExpertWork
 from llmservingsim.model import (
     Operator,
     OperatorKind,
     ParallelLayout,
     Work,
-    block_operators,
-    end_operators,
-    start_operators,
+    model_operators,
 )
+from llmservingsim.model.weights import WeightCount, expert_weights
 from llmservingsim.shapes import BatchShape
 from llmservingsim.units import NS_PER_S
 
@@ -41,7 +44,7 @@ class RooflineSource:
         self._gemm_flops = peak * efficiency.gemm
         self._attention_flops = peak * efficiency.attention
         self._bandwidth = accelerator.memory_bandwidth * efficiency.memory
-        operators = (*start_operators(), *block_operators(model), *end_operators())
+        operators = model_operators(model)
         self._operators: dict[str, Operator] = {operator.name: operator for operator in operators}
 
     def latency_ns(self, operator: str, shape: BatchShape) -> int:
@@ -55,6 +58,21 @@ class RooflineSource:
         flops = self._attention_flops if described.kind is OperatorKind.ATTENTION else self._gemm_flops
         seconds = max(cost.flops / flops, cost.total_bytes / self._bandwidth)
         return max(round(seconds * NS_PER_S), self._accelerator.kernel_launch_ns)
+
+    def moe_latency_ns(self, work: ExpertWork) -> NDArray[np.int64]:
+        """Return the longer of compute and memory time of experts that compute so many pairs.
+
+        Arithmetic grows with the pairs, the weights that are read with the activated experts; router, shared experts
+        and hidden states are there in any case.
+        """
+        idle = Work(work.tokens, gathered_tokens=work.gathered_tokens, activated_experts=0, expert_pairs=0)
+        base = self._operators["moe"].cost(self._model, idle, self._layout)
+        expert = expert_weights(self._model, self._layout)
+        flops = base.flops + 2 * expert * work.pairs
+        moved = base.total_bytes + WeightCount(expert).size_bytes(self._model) * work.activated_experts
+        seconds = np.maximum(flops / self._gemm_flops, moved / self._bandwidth)
+        times = np.rint(seconds * NS_PER_S).astype(np.int64)
+        return np.asarray(np.maximum(times, self._accelerator.kernel_launch_ns), dtype=np.int64)
 
     def provenance(self) -> dict[str, object]:
         """Name the catalogue entry and the efficiencies."""

@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
 
 from llmservingsim.shapes import BatchShape
+
+
+class ExpertWork(NamedTuple):
+    """What an iteration asks of the experts that some ranks hold; arrays are of shape ``[layers, ranks]``.
+
+    Attributes:
+        tokens: Of the instance, whose router and shared experts run on these ranks; padded.
+        gathered_tokens: Whose hidden states the ranks' experts read: those of all instances that share the experts.
+        pairs: (token, expert) pairs that a rank's experts compute.
+        activated_experts: Distinct experts of a rank that get a token. Expectations may be fractions.
+    """
+
+    tokens: int
+    gathered_tokens: int
+    pairs: NDArray[np.float64]
+    activated_experts: NDArray[np.float64]
 
 
 class LatencySource(Protocol):
     """Times one operator of one rank.
 
     Operators are named as in the profile bundles: embedding, layernorm, qkv_proj, qk_norm, rotary_emb, attention,
-    o_proj, gate_up_proj, act_fn, down_proj, moe, final_layernorm, lm_head, sampler.
+    o_proj, gate_up_proj, act_fn, down_proj, final_layernorm, lm_head, sampler. A source that also times the operator
+    ``moe`` is an `ExpertLatencySource`.
     """
 
     def latency_ns(self, operator: str, shape: BatchShape) -> int:
@@ -24,4 +44,13 @@ class LatencySource(Protocol):
 
     def provenance(self) -> dict[str, object]:
         """Say where the numbers come from and how often they were extrapolated, for the run's summary."""
+        ...
+
+
+@runtime_checkable
+class ExpertLatencySource(LatencySource, Protocol):
+    """A source that also times mixture-of-experts blocks."""
+
+    def moe_latency_ns(self, work: ExpertWork) -> NDArray[np.int64]:
+        """Return the time of ``moe``, the router and shared experts included, shape ``[layers, ranks]``, at least 0."""
         ...

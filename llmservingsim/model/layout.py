@@ -18,12 +18,14 @@ class ParallelLayout:
         ep: Parts into which the experts are divided. Without expert parallelism 1: every rank holds a slice of every
             expert. In a data-parallel group it counts the whole group.
         dp: Instances that share the experts (1 outside a data-parallel group).
+        redundant_experts: Further copies of experts, over all parts together.
     """
 
     tp: int = 1
     pp: int = 1
     ep: int = 1
     dp: int = 1
+    redundant_experts: int = 0
 
     def __post_init__(self) -> None:
         for field in ("tp", "pp", "ep", "dp"):
@@ -36,6 +38,10 @@ class ParallelLayout:
     def expert_slices(self) -> int:
         """Ranks over which one expert's width is cut: ``tp * dp / ep``, as in vLLM."""
         return self.tp * self.dp // self.ep
+
+    def local_experts(self, model: ModelSpec) -> int:
+        """Experts, or slices of experts, that a rank holds of one block."""
+        return (model.num_experts + self.redundant_experts) // self.ep
 
     @property
     def num_ranks(self) -> int:
@@ -64,8 +70,12 @@ def layout_problem(model: ModelSpec, layout: ParallelLayout) -> str:
 
 
 def _expert_problem(model: ModelSpec, layout: ParallelLayout) -> str:
-    if layout.ep > 1 and model.num_experts % layout.ep:
-        return f"ep {layout.ep} does not divide the {model.num_experts} experts"
+    redundant = layout.redundant_experts
+    if layout.ep > 1 and (model.num_experts + redundant) % layout.ep:
+        copies = f" and {redundant} redundant ones" if redundant else ""
+        return f"ep {layout.ep} does not divide the {model.num_experts} experts{copies}"
+    if redundant and layout.ep == 1:
+        return f"{redundant} redundant experts need expert parallelism, so that they may stand on another rank"
     if model.num_experts and model.moe_intermediate_size % layout.expert_slices:
         return f"{layout.expert_slices} slices do not divide the expert width {model.moe_intermediate_size}"
     return ""

@@ -40,10 +40,11 @@ class Work:
     """What one iteration asks of an operator.
 
     Attributes:
-        tokens: Tokens scheduled; for ``moe`` the tokens of all instances that share the experts.
+        tokens: Tokens scheduled.
         sequences: Requests that get logits.
         attended_pairs: Sum over requests of (query token, key it attends to) pairs.
         context_tokens: Sum over requests of the keys that are read.
+        gathered_tokens: Tokens of all instances that share the experts, None for `tokens`.
         activated_experts: Distinct experts of this rank that get a token, None for all of them.
         expert_pairs: (token, expert) pairs of this rank, None for an even split.
     """
@@ -52,6 +53,7 @@ class Work:
     sequences: int = 0
     attended_pairs: int = 0
     context_tokens: int = 0
+    gathered_tokens: int | None = None
     activated_experts: int | None = None
     expert_pairs: int | None = None
 
@@ -74,14 +76,12 @@ class OperatorCost:
         flops: Floating-point operations.
         weight_bytes: Weights read.
         input_bytes, output_bytes: Activations (and cached keys and values) read and activations written.
-        all_reduce_bytes: Message of the all-reduce that follows, 0 if none does.
     """
 
     flops: int
     weight_bytes: int
     input_bytes: int
     output_bytes: int
-    all_reduce_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
@@ -106,12 +106,10 @@ class Operator:
     all_reduce: bool = False
 
     def cost(self, model: ModelSpec, work: Work, layout: ParallelLayout = ONE_RANK) -> OperatorCost:
-        """What one run of the operator costs one rank; sliced experts need an all-reduce, whole ones do not."""
+        """What one run of the operator costs one rank."""
         flops, weights, read, written = _COSTS[self.name](model, work, layout)
-        reduces = self.all_reduce and (layout.tp > 1 if self.kind is not OperatorKind.MOE else layout.expert_slices > 1)
-        message = work.tokens * model.hidden_size * model.dtype_bytes if reduces else 0
         fp = model.dtype_bytes
-        return OperatorCost(flops, weights, read * fp, written * fp, message)
+        return OperatorCost(flops, weights, read * fp, written * fp)
 
 
 _NORM = Operator("layernorm", OperatorKind.ELEMENTWISE)
@@ -254,8 +252,9 @@ def _down_proj(model: ModelSpec, work: Work, layout: ParallelLayout) -> _Cost:
 
 
 def _moe(model: ModelSpec, work: Work, layout: ParallelLayout) -> _Cost:
-    local = model.num_experts // layout.ep
-    even = -(-work.tokens * model.experts_per_token // layout.ep)
+    local = layout.local_experts(model)
+    gathered = work.tokens if work.gathered_tokens is None else work.gathered_tokens
+    even = -(-gathered * model.experts_per_token // layout.ep)
     pairs = even if work.expert_pairs is None else work.expert_pairs
     activated = local if work.activated_experts is None else min(local, work.activated_experts)
     expert, weights = expert_weights(model, layout), operator_weights(model, "moe", layout)
@@ -263,7 +262,7 @@ def _moe(model: ModelSpec, work: Work, layout: ParallelLayout) -> _Cost:
     router = model.hidden_size * model.num_experts
     flops = 2 * (pairs * expert + work.tokens * (shared + router))
     read = weights._replace(linear=shared + activated * expert).size_bytes(model)
-    hidden = work.tokens * model.hidden_size
+    hidden = gathered * model.hidden_size
     return flops, read, hidden, hidden
 
 

@@ -117,7 +117,7 @@ def _down_proj(model: ModelSpec, layout: ParallelLayout) -> WeightCount:
 
 def _moe(model: ModelSpec, layout: ParallelLayout) -> WeightCount:
     hidden, matrices = model.hidden_size, 2 + model.gated_mlp
-    experts = model.num_experts // layout.ep * expert_weights(model, layout)
+    experts = layout.local_experts(model) * expert_weights(model, layout)
     shared = matrices * hidden * model.shared_expert_size // layout.tp
     router = hidden * model.num_experts + model.num_experts * model.router_bias
     return WeightCount(experts + shared, router + hidden * model.shared_expert_gate)

@@ -1,179 +1,257 @@
-"""A batch becomes a graph: one iteration of one instance, as its ranks execute it.
+"""A batch becomes a graph: one iteration of one pipeline stage, as its ranks execute it.
 
-All tensor-parallel ranks do the same work, so they form one rank class. A rank runs its operators one after another:
-
-    embedding | block 0: layernorm .. o_proj (all-reduce) layernorm .. down_proj (all-reduce) | block 1 ... | final
-    norm, lm_head, sampler
+All tensor-parallel ranks of an instance do the same work, so they form one rank class; where they hold experts that are
+loaded differently, a class for each part of the experts. Instances that run in lock step because they share experts are
+the *members* of one graph. A rank runs its operators one after another (`llmservingsim.trace.segments`).
 
 For timing, operators between two collectives are fused into one COMP node, which changes no time: a chain takes the
-sum of its parts. The topology is therefore the same for every batch of an instance, and a batch only refills the
-durations and message sizes. `IterationBuilder.export` writes the same iteration with one node per operator.
+sum of its parts. The topology is therefore the same for every batch, and a batch only refills the durations and message
+sizes. `IterationBuilder.export` writes the same iteration with one node per operator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmservingsim.config.catalog import ModelSpec
-from llmservingsim.graph import CollectiveType, Graph, Node, NodeType
-from llmservingsim.latency import LatencySource
-from llmservingsim.model import (
-    IndexedBy,
-    Operator,
-    ParallelLayout,
-    block_operators,
-    end_operators,
-    start_operators,
-)
+from llmservingsim.errors import InvariantError, PluginError
+from llmservingsim.graph import Graph, Node, NodeType
+from llmservingsim.latency import ExpertLatencySource, LatencySource
+from llmservingsim.model import IndexedBy, OperatorKind, ParallelLayout, stage_range
 from llmservingsim.shapes import BatchShape
+from llmservingsim.trace.bounded import remember
 from llmservingsim.trace.cuda_graphs import padded_tokens
+from llmservingsim.trace.expert_costs import ExpertCosts, rank_classes
+from llmservingsim.trace.experts import ExpertRouting
+from llmservingsim.trace.segments import Collective, Segment, cut_stage, row_counts
 
 Values = NDArray[np.int64]
+_Line = tuple[str, Collective | None]
+"""A node's name, and what it is if it is no COMP node."""
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Operators without communication between them, and whether an all-reduce follows.
+@dataclass(eq=False)
+class IterationBuilder:
+    """Builds the graphs of one pipeline stage of one instance, or of several that run in lock step.
 
     Attributes:
-        operators: What runs, in order, each with the place where it stands (``block3``).
-        all_reduce: Whether the ranks sum their results afterwards.
-    """
-
-    operators: tuple[tuple[str, Operator], ...]
-    all_reduce: bool
-
-    def count(self, operator: str) -> int:
-        """How often an operator of this name runs in the segment."""
-        return sum(op.name == operator for _, op in self.operators)
-
-
-class IterationBuilder:
-    """Builds the graphs of one instance.
-
-    Args:
         model: What is computed.
-        layout: How it is cut over ranks; one pipeline stage.
-        ranks: The instance's devices in the network.
-        source: Where operator latencies come from.
+        layout: How it is cut over ranks; ``layout.dp`` counts the members.
+        member_ranks: Each member's devices of this stage in the network.
+        source: Where operator latencies come from; an `ExpertLatencySource` if the stage routes tokens to experts.
         capture_sizes: Token counts to which batches are padded; empty for eager execution.
+        stage: Which pipeline stage.
+        experts: Where tokens go; None for a dense model.
+
+    Raises:
+        InvariantError: If a mixture of experts has no `experts`, or another number of members than its layout.
+        PluginError: If the latency source times no experts, but the stage has some.
     """
 
-    def __init__(
-        self,
-        model: ModelSpec,
-        layout: ParallelLayout,
-        ranks: Sequence[int],
-        source: LatencySource,
-        capture_sizes: Sequence[int],
-    ) -> None:
-        self.ranks = tuple(ranks)
-        self.source = source
-        self._bytes_per_token = model.hidden_size * model.dtype_bytes
-        self._capture_sizes = tuple(sorted(capture_sizes))
-        self._segments = _segments(model, layout)
+    model: ModelSpec
+    layout: ParallelLayout
+    member_ranks: Sequence[Sequence[int]]
+    source: LatencySource
+    capture_sizes: Sequence[int]
+    stage: int = 0
+    experts: ExpertRouting | None = None
+
+    def __post_init__(self) -> None:
+        if self.model.num_experts and (self.experts is None or len(self.member_ranks) != self.layout.dp):
+            raise InvariantError(
+                f"{self.model.name}: a mixture of experts needs experts and layout.dp = {self.layout.dp} members, "
+                f"got {len(self.member_ranks)}"
+            )
+        self.capture_sizes = tuple(sorted(self.capture_sizes))
+        self.ranks = tuple(rank for ranks in self.member_ranks for rank in ranks)
+        backend = self.experts.all2all_backend if self.experts else "allgather_reducescatter"
+        self._segments = cut_stage(self.model, self.layout, self.stage, backend)
+        self._classes = rank_classes(self.layout, self.member_ranks, self.experts)
+        lines = [line for segment in self._segments for line in _fuse(segment)]
+        self.template = self._graph([lines] * len(self._classes), self.member_ranks)
+        self._costs = self._expert_costs()
         self._by_tokens: dict[int, Values] = {}
         self._by_sequences: dict[int, Values] = {}
-        distinct = {op.name: op for segment in self._segments for _, op in segment.operators}
-        self._token_operators = [op.name for op in distinct.values() if op.indexed_by is IndexedBy.TOKENS]
-        self._sequence_operators = [op.name for op in distinct.values() if op.indexed_by is IndexedBy.SEQUENCES]
-        self.template = self._graph([(s.operators[-1][0], s.all_reduce) for s in self._segments], self.ranks)
-        self._collectives = np.flatnonzero(self.template.type == NodeType.COMM_COLL)
-        self._occurrences = {name: self._occurrences_of(name) for name in distinct}
+        self._fixed: dict[tuple[int, int], Values] = {}
+        self._sizes: dict[tuple[int, ...], Values] = {}
+        self._index_operators()
+        self._index_collectives()
 
-    def durations_ns(self, shape: BatchShape) -> Values:
-        """Return the duration of every node of `template` for a batch, shape ``[nodes]``."""
-        padded = self._padded(shape)
-        dense = self._by_tokens.get(padded.num_tokens)
-        if dense is None:
-            dense = self._by_tokens[padded.num_tokens] = self._sums(self._token_operators, padded)
-        sequences = self._by_sequences.get(shape.num_sequences)
-        if sequences is None:
-            sequences = self._by_sequences[shape.num_sequences] = self._sums(self._sequence_operators, padded)
-        attention = self.source.latency_ns("attention", padded) * self._occurrences["attention"]
-        return dense + sequences + attention
+    def durations_ns(self, shapes: Sequence[BatchShape]) -> Values:
+        """Return the duration of every node of `template`, shape ``[nodes]``.
 
-    def sizes_bytes(self, shape: BatchShape) -> Values | None:
+        Args:
+            shapes: A batch per member.
+        """
+        padded = self._padded(shapes)
+        if self._costs is None and len(padded) == 1:
+            return self._member_ns(padded[0])
+        members = [self._member_ns(shape) for shape in padded]
+        if self._costs is None:
+            return np.concatenate(members)
+        blocks = self._costs.draw_ns(tuple(shape.num_tokens for shape in padded))
+        found = np.stack([members[c.member] for c in self._classes])
+        for durations, experts in zip(found, blocks, strict=True):
+            np.add.at(durations, self._expert_nodes, experts)
+        return found.ravel()
+
+    def sizes_bytes(self, shapes: Sequence[BatchShape]) -> Values | None:
         """Return the message size of every node of `template`, or None if there is no communication."""
         if not len(self._collectives):
             return None
-        sizes = np.zeros(len(self.template), dtype=np.int64)
-        sizes[self._collectives] = self._padded(shape).num_tokens * self._bytes_per_token
-        return sizes
+        tokens = tuple(shape.num_tokens for shape in self._padded(shapes))
+        known = self._sizes.get(tokens)
+        if known is None:
+            known = np.zeros(len(self.template), dtype=np.int64)
+            rows = np.array(row_counts(tokens, self.layout.tp))[self._collective_member, self._collective_rows]
+            known[self._collectives] = np.ceil(np.round(rows * self._bytes_per_row, 6))
+            remember(self._sizes, tokens, known)
+        return known.copy()
 
-    def export(self, shape: BatchShape) -> Graph:
+    def export(self, shapes: Sequence[BatchShape]) -> Graph:
         """Return the iteration with one COMP node per operator that takes time, for writing to disk.
 
-        The instance is a system of its own there: its ranks count from 0. Where nothing between two collectives takes
-        time, the last operator stands for all, as in `template`.
+        The stage is a system of its own there: its ranks count from 0. Where nothing between two collectives takes
+        time, the last operator stands for all, as in `template`. Experts are those of the last call of `durations_ns`.
         """
-        padded = self._padded(shape)
-        latency = {op: self.source.latency_ns(op, padded) for op in (*self._token_operators, *self._sequence_operators)}
-        latency["attention"] = self.source.latency_ns("attention", padded)
-        steps: list[tuple[str, bool]] = []
+        padded = self._padded(shapes)
+        lines: list[list[_Line]] = [[] for _ in self._classes]
         durations: list[int] = []
-        for segment in self._segments:
-            timed = [step for step in segment.operators if latency[step[1].name]] or [segment.operators[-1]]
-            for place, operator in timed:
-                steps.append((f"{place}.{operator.name}", False))
-                durations.append(latency[operator.name])
-            steps[-1] = (steps[-1][0], segment.all_reduce)
-        graph = self._graph(steps, range(len(self.ranks)))
+        for index, step_ns in enumerate(self._step_durations(padded)):
+            for segment in self._segments:
+                unfolded, taken = _unfold(segment, [next(step_ns) for _ in segment.steps])
+                lines[index] += unfolded
+                durations += taken
+        size = len(self.ranks) // len(self.member_ranks)
+        graph = self._graph(lines, [range(m * size, (m + 1) * size) for m in range(len(self.member_ranks))])
         graph.duration_ns[graph.type == NodeType.COMP] = durations
-        graph.size_bytes[graph.type == NodeType.COMM_COLL] = padded.num_tokens * self._bytes_per_token
+        sizes = self.sizes_bytes(shapes)
+        if sizes is not None:
+            graph.size_bytes[graph.type == NodeType.COMM_COLL] = sizes[self._collectives]
         return graph
 
-    def _padded(self, shape: BatchShape) -> BatchShape:
-        tokens = padded_tokens(shape.num_tokens, self._capture_sizes)
-        return shape if tokens == shape.num_tokens else shape._replace(num_tokens=tokens)
+    def _padded(self, shapes: Sequence[BatchShape]) -> tuple[BatchShape, ...]:
+        """Pad to captured sizes; members that all replay a graph pad to the largest (vLLM's coordination of DP)."""
+        sizes = self.capture_sizes
+        if len(shapes) == 1:
+            return (_with_tokens(shapes[0], padded_tokens(shapes[0].num_tokens, sizes)),)
+        tokens = [padded_tokens(shape.num_tokens, sizes) for shape in shapes]
+        if sizes and max(tokens) <= sizes[-1]:
+            tokens = [max(tokens)] * len(tokens)
+        return tuple(map(_with_tokens, shapes, tokens))
 
-    @staticmethod
-    def _graph(steps: Sequence[tuple[str, bool]], ranks: Sequence[int]) -> Graph:
-        """Chain one COMP node per step, followed by an all-reduce where the step says so."""
-        nodes: list[Node] = []
-        for name, all_reduce in steps:
-            before = (len(nodes) - 1,) if nodes else ()
-            nodes.append(Node(name, NodeType.COMP, data_deps=before))
-            if all_reduce:
-                nodes.append(
-                    Node(
-                        f"{name}.all_reduce",
-                        NodeType.COMM_COLL,
-                        collective=CollectiveType.ALL_REDUCE,
-                        group=0,
-                        data_deps=(len(nodes) - 1,),
-                    )
-                )
-        return Graph.from_nodes(nodes, rank_classes=(ranks,), groups=(ranks,))
+    def _member_ns(self, padded: BatchShape) -> Values:
+        """Time of all but the experts, per node of a rank."""
+        tokens, sequences = padded.num_tokens, padded.num_sequences
+        fixed = self._fixed.get((tokens, sequences))
+        if fixed is None:
+            if tokens not in self._by_tokens:
+                self._by_tokens[tokens] = self._sums(self._token_operators, padded)
+            if sequences not in self._by_sequences:
+                self._by_sequences[sequences] = self._sums(self._sequence_operators, padded)
+            fixed = self._by_tokens[tokens] + self._by_sequences[sequences]
+            remember(self._fixed, (tokens, sequences), fixed)
+        return fixed + self.source.latency_ns("attention", padded) * self._attention
+
+    def _step_durations(self, padded: Sequence[BatchShape]) -> Iterator[Iterator[int]]:
+        """For every class, the times of its steps in order."""
+        names = (*self._token_operators, *self._sequence_operators, "attention")
+        latencies = [{name: self.source.latency_ns(name, shape) for name in names} for shape in padded]
+        blocks: list[list[int]] = [[]] * len(self._classes)
+        if self._costs is not None:
+            blocks = self._costs.last_ns(tuple(shape.num_tokens for shape in padded)).tolist()
+        steps = [step for segment in self._segments for step in segment.steps]
+        for rank_class, experts in zip(self._classes, blocks, strict=True):
+            latency = latencies[rank_class.member]
+            yield iter(
+                [latency.get(s.operator.name, 0) if s.expert_layer < 0 else experts[s.expert_layer] for s in steps]
+            )
 
     def _sums(self, operators: Sequence[str], shape: BatchShape) -> Values:
         """Sum the named operators' latencies into the nodes that run them."""
-        zero = np.zeros(len(self.template), dtype=np.int64)
+        zero = np.zeros_like(self._attention)
         return sum((self.source.latency_ns(op, shape) * self._occurrences[op] for op in operators), start=zero)
 
-    def _occurrences_of(self, operator: str) -> Values:
-        """How often each node of the template runs an operator, shape ``[nodes]``."""
-        counts = np.zeros(len(self.template), dtype=np.int64)
-        counts[self.template.type == NodeType.COMP] = [segment.count(operator) for segment in self._segments]
-        return counts
+    def _index_operators(self) -> None:
+        """Find out how often each node of a rank runs each operator, and which node runs which block's experts."""
+        per_rank = self.template.type[: len(self.template) // len(self._classes)] == NodeType.COMP
+        node_of = np.flatnonzero(per_rank)
+        distinct = {step.operator.name: step.operator for segment in self._segments for step in segment.steps}
+        self._occurrences: dict[str, Values] = {}
+        for name in (*distinct, "attention"):
+            counts = np.zeros(len(per_rank), dtype=np.int64)
+            counts[per_rank] = [segment.count(name) for segment in self._segments]
+            self._occurrences[name] = counts
+        self._attention = self._occurrences["attention"]
+        timed = [op for op in distinct.values() if op.kind is not OperatorKind.MOE]
+        self._token_operators = [op.name for op in timed if op.indexed_by is IndexedBy.TOKENS]
+        self._sequence_operators = [op.name for op in timed if op.indexed_by is IndexedBy.SEQUENCES]
+        holders = np.repeat(node_of, [segment.count("moe") for segment in self._segments])
+        self._expert_nodes: Values = holders.astype(np.int64)
+
+    def _index_collectives(self) -> None:
+        """Note member, rows and bytes per row of every collective of the template."""
+        self._collectives = np.flatnonzero(self.template.type == NodeType.COMM_COLL)
+        chain = [collective for segment in self._segments for collective in segment.collectives]
+        self._collective_member = np.repeat([c.member for c in self._classes], len(chain))
+        self._collective_rows = np.array([c.rows for c in chain] * len(self._classes), dtype=np.int64)
+        self._bytes_per_row = np.array([c.bytes_per_row for c in chain] * len(self._classes))
+
+    def _expert_costs(self) -> ExpertCosts | None:
+        """What prices the stage's experts; None if it has none.
+
+        Raises:
+            PluginError: If the latency source does not time experts.
+        """
+        layers = self.experts.geometry.layers if self.experts is not None else ()
+        blocks = stage_range(self.model.num_layers, self.layout.pp, self.stage)
+        ours = [row for row, layer in enumerate(layers) if layer in blocks]
+        if self.experts is None or not ours:
+            return None
+        if not isinstance(self.source, ExpertLatencySource):
+            raise PluginError(
+                f"latency: {type(self.source).__name__!r} has no method 'moe_latency_ns', which {self.model.name}, "
+                "a mixture of experts, needs"
+            )
+        return ExpertCosts(self.experts, self.source, self.layout, self._classes, slice(ours[0], ours[-1] + 1))
+
+    def _graph(self, lines: Sequence[Sequence[_Line]], member_ranks: Sequence[Sequence[int]]) -> Graph:
+        """Chain the nodes of every class; group m is member m, the last one all of them if there are several."""
+        union = tuple(rank for ranks in member_ranks for rank in ranks)
+        place = dict(zip(self.ranks, union, strict=True))
+        nodes: list[Node] = []
+        for index, rank_class in enumerate(self._classes):
+            first = len(nodes)
+            for name, collective in lines[index]:
+                before = (len(nodes) - 1,) if len(nodes) > first else ()
+                node = Node(name, NodeType.COMP, index, data_deps=before)
+                if collective is not None:
+                    group = len(member_ranks) if collective.is_shared else rank_class.member
+                    node = replace(node, type=NodeType.COMM_COLL, collective=collective.type, group=group)
+                nodes.append(node)
+        groups = [*member_ranks, union] if len(member_ranks) > 1 else member_ranks
+        classes = [[place[rank] for rank in c.ranks] for c in self._classes]
+        return Graph.from_nodes(nodes, rank_classes=classes, groups=groups)
 
 
-def _segments(model: ModelSpec, layout: ParallelLayout) -> list[Segment]:
-    """Cut the model's operators behind every collective."""
-    steps = [("start", op) for op in start_operators()]
-    for block in range(model.num_layers):
-        steps += [(f"block{block}", op) for op in block_operators(model, block)]
-    steps += [("end", op) for op in end_operators()]
-    segments: list[Segment] = []
-    current: list[tuple[str, Operator]] = []
-    for place, operator in steps:
-        current.append((place, operator))
-        if operator.all_reduce and layout.tp > 1:
-            segments.append(Segment(tuple(current), all_reduce=True))
-            current = []
-    segments.append(Segment(tuple(current), all_reduce=False))
-    return segments
+def _with_tokens(shape: BatchShape, tokens: int) -> BatchShape:
+    return shape if tokens == shape.num_tokens else shape._replace(num_tokens=tokens)
+
+
+def _fuse(segment: Segment) -> list[_Line]:
+    """One COMP node for the whole segment, then its collectives."""
+    name = segment.steps[-1].place
+    return [(name, None), *((f"{name}.{c.label}", c) for c in segment.collectives)]
+
+
+def _unfold(segment: Segment, durations: Sequence[int]) -> tuple[list[_Line], list[int]]:
+    """One COMP node per step that takes time, at least one, then the segment's collectives; and their durations."""
+    timed = [(s, d) for s, d in zip(segment.steps, durations, strict=True) if d] or [(segment.steps[-1], durations[-1])]
+    names = [f"{step.place}.{step.operator.name}" for step, _ in timed]
+    lines: list[_Line] = [(name, None) for name in names]
+    lines += [(f"{names[-1]}.{c.label}", c) for c in segment.collectives]
+    return lines, [duration for _, duration in timed]

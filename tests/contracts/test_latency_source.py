@@ -154,5 +154,5 @@ def test_provenance_names_the_source_and_can_be_written_as_json(source):
 
 
 def test_a_builder_takes_any_of_them(source):
-    builder = IterationBuilder(MODEL, ParallelLayout(tp=2), range(2), source, (1, 2, 4, 8))
-    assert builder.durations_ns(batch((), [100] * 3)).sum() > 0
+    builder = IterationBuilder(MODEL, ParallelLayout(tp=2), [range(2)], source, (1, 2, 4, 8))
+    assert builder.durations_ns([batch((), [100] * 3)]).sum() > 0

@@ -74,7 +74,7 @@ def test_a_wrong_run_file(
         ),
         ({"hardware": "H10O"}, ["'H10O'", "did you mean 'H100'?", "RTX4090"]),
         ({"model": "meta-llama/Llama-3.2-1"}, ["'meta-llama/Llama-3.2-1'", "did you mean 'meta-llama/Llama-3.2-1B'?"]),
-        ({"model": "mistralai/Mixtral-8x7B"}, ["mistralai/Mixtral-8x7B: mixture-of-experts", "expected a dense model"]),
+        ({"enable_expert_parallel": True}, ["nodes[0].instances[0]: enable_expert_parallel: ", "has no experts"]),
         ({"tensor_parallel_size": 3}, ["nodes[0].instances[0]: ", "tp 3 does not divide the 32 attention heads"]),
         ({"tensor_parallel_size": 10**9}, ["nodes[0].instances[0]: ", "tp 1000000000 does not divide the 32"]),
         ({"num_gpu_blocks": 10**12}, ["1,000,000,000,000 blocks", "at most 16,777,216", "raise block_size"]),
@@ -233,7 +233,7 @@ def test_a_missing_profile(
         ({"pd_type": "prefill"}, ["instance 0 is a kv_producer, but no instance", "is a kv_consumer"]),
         ({"dp_group": "A"}, ["nodes[0].instances[0].dp_group: not simulated yet"]),
         ({"pp_size": 2, "num_npus": 2}, ["nodes[0].instances[0].pp_size > 1: not simulated yet"]),
-        ({"model_name": "mistralai/Mixtral-8x7B"}, ["mixture-of-experts models are not simulated yet"]),
+        ({"ep_size": 2}, ["expert_parallel_size: meta-llama/Llama-3.1-8B has no experts"]),
         ({"tp_sze": 1}, ["nodes[0].instances[0]: unknown key 'tp_sze'", "did you mean 'tp_size'?"]),
     ],
 )

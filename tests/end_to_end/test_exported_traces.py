@@ -70,6 +70,29 @@ def files(write_config: Writer, trace: Path) -> Callable[[Any], tuple[Path, Path
     return lambda data: (write_config(data), trace)
 
 
+@pytest.mark.parametrize("routing", ["balanced", "random", "skewed"])
+@pytest.mark.parametrize(("tp", "keys"), [(1, {}), (2, {}), (2, {"ep": True}), (4, {"size": 2})], ids=str)
+def test_a_mixture_of_experts_takes_as_long_in_its_traces(
+    bench: Workbench, files: Callable[[Any], tuple[Path, Path]], clusters: Any, tp: int, keys: Any, routing: str
+) -> None:
+    """Ranks with other experts work for other times; the iteration ends with the last of them."""
+    data = clusters(serving={"experts": {"routing": routing}})
+    data["nodes"][0]["instances"][0] |= {
+        "model": "mistralai/Mixtral-8x7B",
+        "tensor_parallel_size": tp,
+        "memory_size": "192GiB",
+        "enable_expert_parallel": bool(keys),
+        "expert_parallel_size": keys.get("size"),
+    }
+    found = bench.export(*files(data), "--emit-iterations", "0:6")
+    for row in found:
+        ranks = bench.ranks(row["prefix"])
+        assert len(ranks) == tp
+        assert max(rank["finish_ns"] for rank in ranks) == int(row["duration_ns"])
+    busy = {rank["finish_ns"] - rank["exposed_comm_ns"] for rank in ranks}
+    assert (len(busy) > 1) is (bool(keys) and routing != "balanced")
+
+
 def test_the_durations_are_those_that_the_requests_saw(bench: Workbench, config: Path, write_lines: Writer) -> None:
     """One request alone: its first token comes when the first iteration ends, its last when the last one ends."""
     line = {"input_toks": 20, "output_toks": 5, "arrival_time_ns": 1000}

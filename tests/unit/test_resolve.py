@@ -127,7 +127,26 @@ def test_profiles_are_used_where_they_are_given_and_roofline_where_not(tmp_path:
         (one() | {"serving": {"scheduler": "llm"}}, PluginError, "scheduler: 'llm' is unknown"),
         (one() | {"serving": {"latency": {"source": "rooflin"}}}, PluginError, "latency: 'rooflin' is unknown"),
         (one(hardware="H1000"), ConfigError, "did you mean 'H100'"),
-        (one(model="mistralai/Mixtral-8x7B"), ConfigError, "mixture-of-experts models are not simulated yet"),
+        (
+            one(enable_expert_parallel=True),
+            ConfigError,
+            "enable_expert_parallel: meta-llama/Llama-3.2-1B has no experts; expected .* only for a mixture of experts",
+        ),
+        (
+            one(model="Qwen/Qwen3-30B-A3B", expert_parallel_size=3),
+            ConfigError,
+            "ep 3 must divide tp \\* dp = 1",
+        ),
+        (
+            one(model="Qwen/Qwen3-30B-A3B", experts={"num_redundant_experts": 2}),
+            ConfigError,
+            "2 redundant experts need expert parallelism",
+        ),
+        (
+            one(model="Qwen/Qwen3-30B-A3B", experts={"routing": "balance"}),
+            PluginError,
+            "experts: expert_router: 'balance' is unknown .did you mean 'balanced'",
+        ),
         (
             one(max_num_seqs=10, max_num_batched_tokens=9),
             ConfigError,
@@ -149,7 +168,7 @@ def test_eager_execution_does_not_pad() -> None:
     from llmservingsim.shapes import BatchShape
 
     shape = BatchShape((), 3, 30, 12, 3)
-    messages = [b.sizes_bytes(shape) for b in (padded, eager, sizes)]
+    messages = [b.sizes_bytes([shape]) for b in (padded, eager, sizes)]
     assert [m is not None and int(m.max()) for m in messages] == [4 * 4096, 3 * 4096, 3 * 4096]
 
 
@@ -161,3 +180,47 @@ def test_a_length_beyond_the_models_positions_is_refused() -> None:
 def test_a_router_without_a_route_is_refused_though_one_instance_never_asks_it() -> None:
     with pytest.raises(PluginError, match="router: 'os:getcwd' has no method 'route'"):
         system({**one(), "router": "os:getcwd"})
+
+
+@pytest.mark.parametrize(
+    ("keys", "parts"),
+    [
+        ({}, 1),
+        ({"enable_expert_parallel": True}, 4),
+        ({"enable_expert_parallel": "auto"}, 4),
+        ({"expert_parallel_size": 2}, 2),
+        ({"expert_parallel_size": 1, "enable_expert_parallel": True}, 1),
+    ],
+)
+def test_experts_are_divided_as_the_keys_say(keys: dict[str, Any], parts: int) -> None:
+    found = system(one(model="Qwen/Qwen3-30B-A3B", tensor_parallel_size=4, **keys)).instances[0].builder
+    assert (found.layout.ep, found.layout.expert_slices) == (parts, 4 // parts)
+
+
+def test_a_dense_model_beside_a_mixture_of_experts_has_no_experts() -> None:
+    data = one() | {"serving": {"enable_expert_parallel": "auto", "experts": {"num_redundant_experts": 8}}}
+    data["nodes"][0]["instances"].append({"model": "Qwen/Qwen3-30B-A3B", "hardware": "H100", "tensor_parallel_size": 8})
+    dense, mixed = (i.builder for i in system(data).instances)
+    assert dense.experts is None
+    assert (mixed.layout.ep, mixed.layout.redundant_experts) == (8, 8)
+
+
+def test_instances_draw_from_seeds_of_their_own(clusters: Clusters) -> None:
+    data = clusters(2, serving={"experts": {"routing": "random"}})
+    for instance in data["nodes"][0]["instances"]:
+        instance |= {"model": "Qwen/Qwen3-30B-A3B", "hardware": "H100"}
+    first, second = (i.builder.experts for i in system(data).instances)
+    assert first is not None
+    assert second is not None
+    assert first.geometry.seed != second.geometry.seed
+    assert (first.load(9)[0].activated_experts != second.load(9)[0].activated_experts).any()
+
+
+def test_paths_of_routings_start_at_the_run_file(tmp_path: Path) -> None:
+    (tmp_path / "h.csv").write_text(
+        "layer,expert,tokens\n" + "".join(f"{n},{e},1\n" for n in range(48) for e in range(8))
+    )
+    data = one(model="Qwen/Qwen3-30B-A3B", experts={"routing": "skewed", "options": {"path": "h.csv"}})
+    found = system(data, Libraries(base=tmp_path)).instances[0].builder.experts
+    assert found is not None
+    assert found.load(5)[0].activated_experts.tolist() == [[8.0]] * 48

@@ -178,3 +178,10 @@ def test_every_published_cluster_file_loads_or_is_refused_for_a_stated_feature(s
         "single_node_moe_dp_ep_instance": "dp_group",
         "single_node_tp_pp_instance": "pp_size > 1",
     }
+
+
+def test_experts_are_divided_as_the_file_says_and_over_tp_ranks_where_it_is_silent() -> None:
+    """That program's default is tp for a mixture of experts and 1 for a dense model."""
+    silent, stated = (imported(instance_with(**keys)).nodes[0].instances[0] for keys in ({}, {"ep_size": 2}))
+    assert (silent.enable_expert_parallel, silent.expert_parallel_size) == ("auto", None)
+    assert (stated.enable_expert_parallel, stated.expert_parallel_size) == (None, 2)

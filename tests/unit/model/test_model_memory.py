@@ -138,3 +138,22 @@ def test_ep_must_divide_the_ranks_that_share_the_experts() -> None:
     with pytest.raises(ConfigError, match=r"ep 3 must divide tp \* dp = 4"):
         ParallelLayout(tp=2, dp=2, ep=3)
     assert ONE_RANK.num_ranks == 1
+
+
+def test_redundant_experts_take_the_bytes_of_their_copies() -> None:
+    model = find_model("Qwen/Qwen3-30B-A3B")
+    expert = 3 * 2048 * 768 * 2
+    plain, copied = (weight_bytes(model, ParallelLayout(tp=4, ep=4, redundant_experts=n)) for n in (0, 8))
+    assert copied - plain == 48 * 8 // 4 * expert
+
+
+@pytest.mark.parametrize(
+    ("layout", "said"),
+    [
+        (ParallelLayout(tp=4, ep=4, redundant_experts=2), "ep 4 does not divide the 128 experts and 2 redundant ones"),
+        (ParallelLayout(tp=4, redundant_experts=4), "4 redundant experts need expert parallelism"),
+    ],
+)
+def test_redundant_experts_need_places(layout: ParallelLayout, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        weight_bytes(find_model("Qwen/Qwen3-30B-A3B"), layout)

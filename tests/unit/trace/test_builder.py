@@ -65,7 +65,7 @@ MIXED = batch([(30, 0), (11, 64)], [100, 20, 7])
 
 
 def builder(tp: int = 1, source: Priced | None = None, sizes: tuple[int, ...] = ()) -> IterationBuilder:
-    return IterationBuilder(MODEL, ParallelLayout(tp=tp), range(tp), source or Priced(), sizes)
+    return IterationBuilder(MODEL, ParallelLayout(tp=tp), [range(tp)], source or Priced(), sizes)
 
 
 def types(graph: Graph) -> list[NodeType]:
@@ -84,7 +84,7 @@ def is_chain(graph: Graph) -> bool:
 def test_one_rank_runs_an_iteration_as_one_node():
     template = builder().template
     assert types(template) == [NodeType.COMP]
-    assert builder().sizes_bytes(MIXED) is None
+    assert builder().sizes_bytes([MIXED]) is None
     assert template.rank_classes == ((0,),)
 
 
@@ -99,13 +99,13 @@ def test_two_ranks_sum_their_results_twice_per_block():
 
 
 def test_the_ranks_of_a_template_are_those_of_the_instance_and_an_export_counts_from_0():
-    built = IterationBuilder(MODEL, ParallelLayout(tp=2), range(4, 6), Priced(), ())
+    built = IterationBuilder(MODEL, ParallelLayout(tp=2), [range(4, 6)], Priced(), ())
     assert built.template.rank_classes == built.template.groups == ((4, 5),)
-    assert built.export(MIXED).rank_classes == built.export(MIXED).groups == ((0, 1),)
+    assert built.export([MIXED]).rank_classes == built.export([MIXED]).groups == ((0, 1),)
 
 
 def test_messages_are_padded_tokens_times_hidden_size_times_two_bytes():
-    sizes = builder(tp=2, sizes=(1, 2, 4, 48)).sizes_bytes(MIXED)
+    sizes = builder(tp=2, sizes=(1, 2, 4, 48)).sizes_bytes([MIXED])
     assert MIXED.num_tokens == 44
     assert sizes.tolist() == [0, 48 * 256 * 2] * (2 * BLOCKS) + [0]
 
@@ -115,8 +115,8 @@ def test_the_total_is_the_sum_over_all_operators(tp):
     source = Priced()
     by_hand = sum(source.latency_ns(operator.name, MIXED) for operator in model_operators(MODEL))
     built = builder(tp, source)
-    assert built.durations_ns(MIXED).sum() == by_hand
-    assert comp_total(built.export(MIXED)) == by_hand
+    assert built.durations_ns([MIXED]).sum() == by_hand
+    assert comp_total(built.export([MIXED])) == by_hand
 
 
 def test_each_segment_holds_the_operators_between_two_collectives():
@@ -127,11 +127,11 @@ def test_each_segment_holds_the_operators_between_two_collectives():
 
     expected = [cost("embedding", *BLOCK), 0, cost(*MLP), 0]
     expected += [cost(*BLOCK), 0, cost(*MLP), 0] * (BLOCKS - 1) + [cost(*END)]
-    assert builder(2, source).durations_ns(MIXED).tolist() == expected
+    assert builder(2, source).durations_ns([MIXED]).tolist() == expected
 
 
 def test_an_export_has_a_node_per_operator_named_by_its_place():
-    graph = builder(tp=2).export(MIXED)
+    graph = builder(tp=2).export([MIXED])
     first = [f"block0.{name}" for name in BLOCK]
     assert list(graph.names[:8]) == ["start.embedding", *first, "block0.o_proj.all_reduce"]
     assert list(graph.names[-3:]) == [f"end.{name}" for name in END]
@@ -142,16 +142,16 @@ def test_an_export_has_a_node_per_operator_named_by_its_place():
 
 def test_an_export_leaves_out_what_takes_no_time():
     prices = dict.fromkeys(OPERATORS, 5) | {"rotary_emb": 0, "embedding": 0}
-    graph = builder(tp=2, source=Priced(prices)).export(MIXED)
+    graph = builder(tp=2, source=Priced(prices)).export([MIXED])
     assert not [name for name in graph.names if "rotary" in name or "embedding" in name]
 
 
 def test_a_segment_that_takes_no_time_keeps_its_collective():
     prices = dict.fromkeys(OPERATORS, 0) | {"sampler": 3}
     built = builder(tp=2, source=Priced(prices))
-    graph = built.export(MIXED)
+    graph = built.export([MIXED])
     assert types(graph) == types(built.template)
-    assert (graph.duration_ns == built.durations_ns(MIXED)).all()
+    assert (graph.duration_ns == built.durations_ns([MIXED])).all()
 
 
 def test_dense_operators_see_padded_tokens_up_to_the_largest_captured_size():
@@ -161,7 +161,7 @@ def test_dense_operators_see_padded_tokens_up_to_the_largest_captured_size():
     def dense(shape: BatchShape) -> int:
         other = BLOCKS * source.latency_ns("attention", shape)
         other += source.latency_ns("lm_head", shape) + source.latency_ns("sampler", shape)
-        return int(builder(1, source, sizes).durations_ns(shape).sum()) - other
+        return int(builder(1, source, sizes).durations_ns([shape]).sum()) - other
 
     assert dense(small) == dense(exact)
     assert dense(large) * 8 == dense(exact) * 9
@@ -170,7 +170,7 @@ def test_dense_operators_see_padded_tokens_up_to_the_largest_captured_size():
 def test_captured_sizes_may_come_in_any_order():
     shuffled, ordered = (builder(1, sizes=sizes) for sizes in ((8, 4, 2, 1), (1, 2, 4, 8)))
     shape = batch([], [50] * 3)
-    assert shuffled.durations_ns(shape) == ordered.durations_ns(shape)
+    assert shuffled.durations_ns([shape]) == ordered.durations_ns([shape])
 
 
 def test_dense_operators_are_asked_once_per_number_of_tokens():
@@ -178,18 +178,18 @@ def test_dense_operators_are_asked_once_per_number_of_tokens():
     source = Priced()
     built = builder(source=source)
     for kv in range(10, 20):
-        built.durations_ns(batch([], [kv] * 4))
+        built.durations_ns([batch([], [kv] * 4)])
     assert source.asked["qkv_proj"] == source.asked["lm_head"] == 1
     assert source.asked["attention"] == 10
 
 
 def test_what_is_returned_may_be_changed_by_the_caller():
     built = builder(tp=2)
-    before = built.durations_ns(MIXED).tolist()
-    built.durations_ns(MIXED)[:] = 0
-    built.sizes_bytes(MIXED)[:] = 0
-    assert built.durations_ns(MIXED).tolist() == before
-    assert built.sizes_bytes(MIXED).any()
+    before = built.durations_ns([MIXED]).tolist()
+    built.durations_ns([MIXED])[:] = 0
+    built.sizes_bytes([MIXED])[:] = 0
+    assert built.durations_ns([MIXED]).tolist() == before
+    assert built.sizes_bytes([MIXED]).any()
 
 
 CHUNKS = st.lists(st.tuples(st.integers(2, 600), st.integers(0, 4000)), max_size=3)
@@ -202,13 +202,13 @@ PRICES = st.fixed_dictionaries({name: st.sampled_from([0, 0, 1, 13, 999]) for na
 def test_export_and_template_agree_for_any_batch(shape, prices, tp, sizes):
     """The same work between the same collectives, whatever takes no time."""
     built = builder(tp, Priced(prices), sizes)
-    graph = built.export(shape)
-    durations = built.durations_ns(shape)
+    graph = built.export([shape])
+    durations = built.durations_ns([shape])
     assert comp_total(graph) == comp_total(built.template, durations)
     sent = graph.size_bytes[graph.type == NodeType.COMM_COLL].tolist()
     assert len(sent) == (2 * BLOCKS if tp > 1 else 0)
     if tp > 1:
-        assert sent == [size for size in built.sizes_bytes(shape).tolist() if size]
+        assert sent == [size for size in built.sizes_bytes([shape]).tolist() if size]
     assert segments(graph, graph.duration_ns) == segments(built.template, durations)
 
 
@@ -231,13 +231,13 @@ def test_the_backend_times_template_and_export_alike_to_the_nanosecond(tp, shape
     system = SystemModel(local_mem_bw_gbps=1000, zero_duration_ns=zero_ns)
     ends = []
     for graph, durations, sizes in (
-        (built.template, built.durations_ns(shape), built.sizes_bytes(shape)),
-        (built.export(shape), None, None),
+        (built.template, built.durations_ns([shape]), built.sizes_bytes([shape])),
+        (built.export([shape]), None, None),
     ):
         backend = NativeBackend(network, system)
         ticket = backend.submit(backend.register(graph), durations, sizes)
         assert backend.advance(2**62) == [ticket]
         ends.append(backend.now_ns)
-    total = int(built.durations_ns(shape).sum())
+    total = int(built.durations_ns([shape]).sum())
     assert ends[0] == ends[1]
     assert ends[0] == total if tp == 1 else ends[0] > total

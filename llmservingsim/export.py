@@ -44,7 +44,9 @@ class TraceExporter:
         self._submitted_ns: dict[tuple[int, int], int] = {}
         self._last_end_ns: dict[int, int] = {}
         self._rows: list[tuple[int, int, int, int, str]] = []
-        sizes = {len(i.builder.ranks) for i in system.instances}
+        if any(len(i.builder.member_ranks) > 1 for i in system.instances):
+            raise ConfigError("--emit-traces: instances that run in lock step are no systems of their own")
+        sizes = {len(i.ranks) for i in system.instances}
         if len(sizes) > 1:
             raise ConfigError("--emit-traces: the instances have different numbers of devices; export one at a time")
         ranks = sizes.pop()

@@ -70,13 +70,14 @@ class Instance:
         node: Index of the server.
         model: Name of the model it serves.
         engine: Decides.
-        builder: Builds graphs.
+        builder: Builds graphs: its own, or those of a group that runs in lock step (`llmservingsim.lockstep`).
         backend: Times them.
         memory: Of one device.
 
     Attributes:
         hardware: Name of its accelerator.
         role: What it computes; one that only decodes gets its requests from others.
+        ranks: Its devices in the network: all of the builder's, unless that serves a group.
         listener: Hears of every submitted iteration, if set.
         successor: Who goes on with its requests after their first token; None where it decodes them itself.
         collective_bytes: Summed message sizes of all collectives so far, per rank.
@@ -95,6 +96,7 @@ class Instance:
         self.model = model
         self.engine = engine
         self.builder = builder
+        self.ranks = builder.ranks
         self.memory = memory
         self.hardware = ""
         self.role: Role = "both"
@@ -102,7 +104,7 @@ class Instance:
         self.successor: Successor | None = None
         self.collective_bytes = 0
         self._backend = backend
-        self._graph = backend.register(builder.template)
+        self._graph = backend.register(builder.template) if len(builder.member_ranks) == 1 else None
         self._last: Ticket = -1
         self._handing: dict[int, RequestSpec] = {}  # prompts that somebody else will decode
 
@@ -156,6 +158,7 @@ class Instance:
         return tickets
 
     def _submit(self, batch: Batch) -> Ticket:
+        assert self._graph is not None, "a member of a group runs in its rounds"
         try:
             shapes = (batch.shape,)
             durations, sizes = self.builder.durations_ns(shapes), self.builder.sizes_bytes(shapes)

@@ -6,18 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from llmservingsim.backend import Backend, MemoryModel, NativeBackend, NetworkModel, SystemModel
-from llmservingsim.config import AdmissionSpec, ExpertSpec, InstanceSpec, LatencySpec, RunSpec, ServingSpec
+from llmservingsim.config import AdmissionSpec, InstanceSpec, RunSpec, ServingSpec
 from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec, find_accelerator, find_model
-from llmservingsim.config.spec import All2AllBackend
+from llmservingsim.defaults import Serving, with_vllm_defaults
 from llmservingsim.errors import CapacityError, ConfigError, located
 from llmservingsim.experts import expert_parts, instance_seed, plan_routing
 from llmservingsim.instance import DeviceMemory, Instance
 from llmservingsim.latency import BundleSource, LatencySource, OlderBundleSource, RooflineSource, find_bundle, is_older
+from llmservingsim.lockstep import DataParallelGroup
 from llmservingsim.model import (
     CapacityInputs,
     ParallelLayout,
@@ -36,7 +37,6 @@ from llmservingsim.trace import IterationBuilder, capture_sizes
 from llmservingsim.transfer import KvSide, KvTransfers, connect
 from llmservingsim.units import NS_PER_US, format_size, parse_bandwidth, parse_size_bytes, parse_time_ns
 
-_LARGE_DEVICE_BYTES = 70 * 2**30
 _VARIANTS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "fp8": "fp8"}
 _KV_BLOCKS_MAX = 2**24
 
@@ -107,10 +107,11 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
     places = [
         _Place(n, k, merge(i, spec.serving)) for n, node in enumerate(spec.nodes) for k, i in enumerate(node.instances)
     ]
+    groups = _groups(places)
     parts = []
-    for place in places:
+    for position, place in enumerate(places):
         with located(place.path):
-            parts.append(_Parts.gather(place.spec, libraries))
+            parts.append(_Parts.gather(place.spec, libraries, len(groups[position])))
     devices: list[list[int]] = [[] for _ in spec.nodes]
     for place, part in zip(places, parts, strict=True):
         devices[place.node].append(part.layout.tp)
@@ -120,10 +121,20 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
     except ValueError as error:  # the backend's own limits
         raise ConfigError(str(error)) from error
     instances: list[Instance] = []
-    for place, part, ranks in zip(places, parts, plan.ranks, strict=True):
+    owners: list[Owner] = []
+    for position, (place, part) in enumerate(zip(places, parts, strict=True)):
         with located(place.path):
-            seed = instance_seed(spec.seed, len(instances))
-            instances.append(part.instance(len(instances), place.node, ranks, libraries, backend, seed))
+            members = groups[position] if part.layout.dp > 1 else (position,)
+            if position == members[0]:
+                seed = instance_seed(spec.seed, position)
+                builder = part.builder([plan.ranks[m] for m in members], libraries, seed)
+            else:
+                builder = instances[members[0]].builder
+            instances.append(part.instance(position, place.node, plan.ranks[position], builder, backend))
+            if len(members) == 1:
+                owners.append(instances[position])
+            elif position == members[-1]:
+                owners.append(DataParallelGroup([instances[m] for m in members], builder, backend))
     sides = [
         KvSide(i, p.model, p.layout, p.serving.kv_cache_dtype, p.spec.kv_role)
         for p, i in zip(parts, instances, strict=True)
@@ -131,7 +142,7 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
     transfers = connect(sides, backend, lambda decoders: _router(spec.decode_router, spec.seed, decoders))
     return System(
         instances=tuple(instances),
-        owners=tuple(instances) if transfers is None else (*instances, transfers),
+        owners=tuple(owners) if transfers is None else (*owners, transfers),
         backend=backend,
         router=_router(spec.router, spec.seed, instances),
         admission=spec.admission,
@@ -141,6 +152,27 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
         sample_ns=sample_ns,
         transfers=transfers,
     )
+
+
+def _groups(places: Sequence[_Place]) -> list[tuple[int, ...]]:
+    """Return for each instance the positions of all that run in lock step with it, itself included.
+
+    Raises:
+        ConfigError: If members of a group are not alike.
+    """
+    groups: list[tuple[int, ...]] = []
+    for position, place in enumerate(places):
+        name = place.spec.data_parallel_group
+        alike = tuple(i for i, p in enumerate(places) if p.spec.data_parallel_group == name) if name else (position,)
+        groups.append(alike)
+        for key in place.spec.__struct_fields__:
+            first, own = getattr(places[alike[0]].spec, key), getattr(place.spec, key)
+            if own != first:
+                raise ConfigError(
+                    f"{place.path}: {key}: members of the data-parallel group {name!r} must be alike; expected "
+                    f"{first!r}, as {places[alike[0]].path} has it, got {own!r}"
+                )
+    return groups
 
 
 def _router(asked: str | dict[str, Any], seed: int, instances: Sequence[Instance]) -> Router:
@@ -185,58 +217,6 @@ def _accelerator(spec: InstanceSpec, libraries: Libraries) -> AcceleratorSpec:
     return msgspec.structs.replace(found, **stated)
 
 
-class Serving(msgspec.Struct, frozen=True, kw_only=True):
-    """A complete `ServingSpec`: stated options, and vLLM's defaults for the rest (vllm 0.19.0, arg_utils.py)."""
-
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    max_model_len: int | None = None
-    block_size: int = 16
-    long_prefill_token_threshold: int = 0
-    enable_chunked_prefill: bool = True
-    enable_prefix_caching: bool = True
-    scheduler_reserve_full_isl: bool = True
-    async_scheduling: bool = True
-    scheduling_policy: str = "fcfs"
-    scheduler: str = "vllm"
-    enforce_eager: bool = False
-    cudagraph_capture_sizes: tuple[int, ...] | None = None
-    num_gpu_blocks: int | None = None
-    gpu_memory_utilization: float = 0.9
-    kv_cache_dtype: str = "auto"
-    dtype: str = "auto"
-    enable_expert_parallel: bool | Literal["auto"] = False
-    expert_parallel_size: int | None = None
-    all2all_backend: All2AllBackend = "allgather_reducescatter"
-    experts: ExpertSpec = ExpertSpec()
-    latency: LatencySpec = LatencySpec()
-
-
-def with_vllm_defaults(spec: InstanceSpec, accelerator: AcceleratorSpec) -> Serving:
-    """Complete an instance's options.
-
-    For its API server vLLM gives a device of at least 70 GiB that is no A100 1024 sequences and 8192 tokens, any
-    other 256 and 2048. A budget below the number of sequences is an error there too.
-
-    Raises:
-        ConfigError: If a batch could not give every running request a token.
-    """
-    large = accelerator.memory_bytes >= _LARGE_DEVICE_BYTES and not accelerator.name.startswith("A100")
-    options: dict[str, Any] = {
-        "max_num_seqs": 1024 if large else 256,
-        "max_num_batched_tokens": 8192 if large else 2048,
-    }
-    options |= {k: v for k in Serving.__struct_fields__ if (v := getattr(spec, k)) is not None}
-    serving = Serving(**options)
-    if serving.max_num_batched_tokens < serving.max_num_seqs:
-        raise ConfigError(
-            f"max_num_batched_tokens ({serving.max_num_batched_tokens}) is below max_num_seqs "
-            f"({serving.max_num_seqs}): a batch could not give every running request a token; "
-            "raise the one or lower the other"
-        )
-    return serving
-
-
 @dataclass(frozen=True, slots=True)
 class _Parts:
     """What an instance is made of."""
@@ -248,15 +228,16 @@ class _Parts:
     accelerator: AcceleratorSpec
 
     @classmethod
-    def gather(cls, spec: InstanceSpec, libraries: Libraries) -> _Parts:
-        """Look up device and model and complete the options."""
+    def gather(cls, spec: InstanceSpec, libraries: Libraries, members: int = 1) -> _Parts:
+        """Look up device and model and complete the options; ``members`` are in its data-parallel group."""
         accelerator = _accelerator(spec, libraries)
         model = _model(spec, libraries)
         serving = with_vllm_defaults(spec, accelerator)
         tp = spec.tensor_parallel_size
-        parts = expert_parts(serving.enable_expert_parallel, serving.expert_parallel_size, model, tp)
+        dp = members if model.num_experts else 1
+        parts = expert_parts(serving.enable_expert_parallel, serving.expert_parallel_size, model, tp * dp)
         redundant = serving.experts.num_redundant_experts if model.num_experts else 0
-        layout = ParallelLayout(tp, ep=parts, redundant_experts=redundant)
+        layout = ParallelLayout(tp, ep=parts, dp=dp, redundant_experts=redundant)
         check_layout(model, layout)
         if spec.max_model_len is not None and spec.max_model_len > model.max_position_embeddings:
             raise ConfigError(
@@ -265,19 +246,18 @@ class _Parts:
             )
         return cls(spec, serving, model, layout, accelerator)
 
-    def instance(
-        self, index: int, node: int, ranks: range, libraries: Libraries, backend: Backend, seed: int
-    ) -> Instance:
+    def instance(self, index: int, node: int, ranks: range, builder: IterationBuilder, backend: Backend) -> Instance:
         """Put the instance together."""
         memory = self.memory()
         made = Instance(
             node=node,
             model=self.model.name,
             engine=self.engine(index, memory.num_blocks),
-            builder=self.builder(ranks, libraries, seed),
+            builder=builder,
             backend=backend,
             memory=memory,
         )
+        made.ranks = tuple(ranks)
         made.hardware = self.accelerator.name
         return made
 
@@ -307,8 +287,8 @@ class _Parts:
 
         return Engine(index, config, make_scheduler)
 
-    def builder(self, ranks: Sequence[int], libraries: Libraries, seed: int) -> IterationBuilder:
-        """Build what turns batches into graphs."""
+    def builder(self, member_ranks: Sequence[Sequence[int]], libraries: Libraries, seed: int) -> IterationBuilder:
+        """Build what turns batches into graphs, of all members of a data-parallel group together."""
         serving = self.serving
         sizes = serving.cudagraph_capture_sizes
         if serving.enforce_eager:
@@ -317,7 +297,7 @@ class _Parts:
             sizes = capture_sizes(serving.max_num_seqs, serving.max_num_batched_tokens)
         source = self._latency_source(libraries)
         experts = plan_routing(serving.experts, serving.all2all_backend, self.model, self.layout, seed, libraries.base)
-        return IterationBuilder(self.model, self.layout, (ranks,), source, sizes, experts=experts)
+        return IterationBuilder(self.model, self.layout, member_ranks, source, sizes, experts=experts)
 
     def memory(self) -> DeviceMemory:
         """Work out the KV capacity: given, predicted as vLLM profiles it, or all that the weights leave."""

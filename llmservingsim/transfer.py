@@ -236,7 +236,7 @@ def _shares(source: KvSide, target: KvSide) -> list[KvShare]:
             f"instances {source.instance.index} and {target.instance.index} keep their KV in different types "
             f"({source.kv_cache_dtype} and {target.kv_cache_dtype}); expected one kv_cache_dtype"
         )
-    ranks = source.instance.builder.ranks, target.instance.builder.ranks
+    ranks = source.instance.ranks, target.instance.ranks
     return [
         KvShare(ranks[0][s.source], ranks[1][s.target], s.bytes_per_token)
         for s in kv_shares(source.model, source.layout, target.layout, source.kv_cache_dtype)

@@ -38,8 +38,8 @@ from llmservingsim.config.catalog import (
     find_accelerator,
     find_model,
 )
+from llmservingsim.defaults import with_vllm_defaults
 from llmservingsim.model import kv_bytes_per_token, num_parameters
-from llmservingsim.resolve import with_vllm_defaults
 from llmservingsim.serving.routing import ROUTERS
 from llmservingsim.units import format_size
 from llmservingsim.workload import (

@@ -157,6 +157,7 @@ def _instance(peer: _Instance, where: str) -> InstanceSpec:
     return InstanceSpec(
         model=peer.model_name,
         hardware=peer.hardware,
+        data_parallel_group=peer.dp_group,
         kv_role=_ROLES[peer.pd_type],
         tensor_parallel_size=_tensor_parallel_size(peer, where),
         memory_size=f"{memory.mem_size}GiB",
@@ -181,7 +182,6 @@ def _refuse_unsupported(peer: _Instance, where: str) -> None:
     """Raise for whatever would change the timing and is not simulated, rather than leave it out in silence."""
     pp = peer.pp_size or peer.npu_group or 1
     asked = {
-        "dp_group": peer.dp_group,
         "pp_size > 1": pp > 1,
         "placement": peer.placement,
         "enable_local_offloading": peer.enable_local_offloading,

@@ -157,6 +157,8 @@ class InstanceSpec(ServingSpec, frozen=True, kw_only=True, forbid_unknown_fields
         tensor_parallel_size: Devices that share every layer.
         memory_size: Of one device, as ``"24GiB"``; by default the catalogue's.
         memory_bandwidth: Of one device, as ``"1008GB/s"``; by default the catalogue's.
+        data_parallel_group: Name of the group of instances, alike in all keys, that share the experts of a mixture of
+            experts and run in lock step. Dense models need no group: their instances are independent in vLLM too.
         kv_role: ``kv_both`` serves requests from prompt to end; a ``kv_producer`` computes prompts and hands each
             request on with its first token; a ``kv_consumer`` goes on with such requests, whose KV it pulls.
         kv_memory_model: ``vllm`` predicts KV capacity as vLLM profiles it; ``weights_only`` gives the cache all usable
@@ -168,6 +170,7 @@ class InstanceSpec(ServingSpec, frozen=True, kw_only=True, forbid_unknown_fields
     tensor_parallel_size: Count = 1
     memory_size: str | None = None
     memory_bandwidth: str | None = None
+    data_parallel_group: str | None = None
     kv_role: Literal["kv_both", "kv_producer", "kv_consumer"] = "kv_both"
     kv_memory_model: Literal["vllm", "weights_only"] = "vllm"
 

@@ -87,7 +87,7 @@ class Sampler:
 
     def _totals(self, instance: Instance) -> _Totals:
         engine = instance.engine
-        devices = len(instance.builder.ranks)
+        devices = len(instance.ranks)
         return _Totals(
             prompt=self._prompt[instance.index],
             generated=self._generated[instance.index],

@@ -118,7 +118,7 @@ def _bytes_moved(instances: Sequence[Instance]) -> dict[str, Any]:
     """Collective messages, and what a ring all-reduce of them puts on each rank's link: 2 (n - 1) / n."""
     links = {}
     for instance in instances:
-        ranks = len(instance.builder.ranks)
+        ranks = len(instance.ranks)
         links[f"instance:{instance.index}"] = {
             "collective_bytes": instance.collective_bytes,
             "sent_per_rank_bytes": round(instance.collective_bytes * 2 * (ranks - 1) / ranks),
@@ -168,7 +168,7 @@ def _instance(instance: Instance) -> dict[str, Any]:
         "index": instance.index,
         "node": instance.node,
         "model": instance.model,
-        "ranks": list(instance.builder.ranks),
+        "ranks": list(instance.ranks),
         "iterations": instance.engine.iterations,
         "kv_cache": {
             "num_gpu_blocks": memory.num_blocks,

@@ -101,6 +101,11 @@ class Engine:
         self._blocked = False
 
     @property
+    def depth(self) -> int:
+        """Batches that may be in flight at once."""
+        return self._depth
+
+    @property
     def num_running(self) -> int:
         """Requests in the running list."""
         return len(self.scheduler.running)

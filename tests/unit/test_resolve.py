@@ -9,8 +9,9 @@ import pytest
 
 from llmservingsim.config import InstanceSpec, RunSpec, ServingSpec
 from llmservingsim.config.catalog import find_accelerator
+from llmservingsim.defaults import with_vllm_defaults
 from llmservingsim.errors import CapacityError, ConfigError, PluginError, ProfileError
-from llmservingsim.resolve import Libraries, System, merge, resolve, with_vllm_defaults
+from llmservingsim.resolve import Libraries, System, merge, resolve
 
 Clusters = Callable[..., dict[str, Any]]
 

@@ -46,6 +46,8 @@ class TraceExporter:
         self._rows: list[tuple[int, int, int, int, str]] = []
         if any(len(i.builder.member_ranks) > 1 for i in system.instances):
             raise ConfigError("--emit-traces: instances that run in lock step are no systems of their own")
+        if any(i.builder.layout.pp > 1 for i in system.instances):
+            raise ConfigError("--emit-traces: an iteration of an instance with pipeline stages is several graphs")
         sizes = {len(i.ranks) for i in system.instances}
         if len(sizes) > 1:
             raise ConfigError("--emit-traces: the instances have different numbers of devices; export one at a time")

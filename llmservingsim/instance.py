@@ -104,7 +104,8 @@ class Instance:
         self.successor: Successor | None = None
         self.collective_bytes = 0
         self._backend = backend
-        self._graph = backend.register(builder.template) if len(builder.member_ranks) == 1 else None
+        is_alone = len(builder.member_ranks) == 1 and builder.layout.pp == 1
+        self._graph = backend.register(builder.template) if is_alone else None
         self._last: Ticket = -1
         self._handing: dict[int, RequestSpec] = {}  # prompts that somebody else will decode
 
@@ -158,7 +159,7 @@ class Instance:
         return tickets
 
     def _submit(self, batch: Batch) -> Ticket:
-        assert self._graph is not None, "a member of a group runs in its rounds"
+        assert self._graph is not None, "a group and a pipeline submit graphs of their own"
         try:
             shapes = (batch.shape,)
             durations, sizes = self.builder.durations_ns(shapes), self.builder.sizes_bytes(shapes)

@@ -29,6 +29,7 @@ from llmservingsim.model import (
 )
 from llmservingsim.network import plan_network
 from llmservingsim.owner import Owner
+from llmservingsim.pipeline import PipelinedInstance
 from llmservingsim.plugins import make_plugin
 from llmservingsim.serving import SCHEDULERS, Engine, EngineConfig, Router, Scheduler, SchedulerConfig
 from llmservingsim.serving.kv import KVCacheManager
@@ -114,7 +115,7 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
             parts.append(_Parts.gather(place.spec, libraries, len(groups[position])))
     devices: list[list[int]] = [[] for _ in spec.nodes]
     for place, part in zip(places, parts, strict=True):
-        devices[place.node].append(part.layout.tp)
+        devices[place.node].append(part.layout.num_ranks)
     plan = plan_network(spec.network, devices, [p.accelerator for p in parts], libraries.base)
     try:
         backend = make_backend(plan.network, plan.system, MemoryModel())
@@ -122,19 +123,19 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
         raise ConfigError(str(error)) from error
     instances: list[Instance] = []
     owners: list[Owner] = []
+    built: dict[int, list[IterationBuilder]] = {}  # by the first member
     for position, (place, part) in enumerate(zip(places, parts, strict=True)):
         with located(place.path):
             members = groups[position] if part.layout.dp > 1 else (position,)
             if position == members[0]:
                 seed = instance_seed(spec.seed, position)
-                builder = part.builder([plan.ranks[m] for m in members], libraries, seed)
-            else:
-                builder = instances[members[0]].builder
-            instances.append(part.instance(position, place.node, plan.ranks[position], builder, backend))
+                built[position] = part.builders([plan.ranks[m] for m in members], libraries, seed)
+            builders = built[members[0]]
+            instances.append(part.instance(position, place.node, plan.ranks[position], builders, backend))
             if len(members) == 1:
                 owners.append(instances[position])
             elif position == members[-1]:
-                owners.append(DataParallelGroup([instances[m] for m in members], builder, backend))
+                owners.append(DataParallelGroup([instances[m] for m in members], builders[0], backend))
     sides = [
         KvSide(i, p.model, p.layout, p.serving.kv_cache_dtype, p.spec.kv_role)
         for p, i in zip(parts, instances, strict=True)
@@ -237,7 +238,12 @@ class _Parts:
         dp = members if model.num_experts else 1
         parts = expert_parts(serving.enable_expert_parallel, serving.expert_parallel_size, model, tp * dp)
         redundant = serving.experts.num_redundant_experts if model.num_experts else 0
-        layout = ParallelLayout(tp, ep=parts, dp=dp, redundant_experts=redundant)
+        layout = ParallelLayout(tp, spec.pipeline_parallel_size, parts, dp, redundant_experts=redundant)
+        if layout.pp > 1 and layout.dp > 1:
+            raise ConfigError(
+                "pipeline_parallel_size: stages in a data-parallel group of a mixture of experts are not simulated "
+                "yet; expected 1"
+            )
         check_layout(model, layout)
         if spec.max_model_len is not None and spec.max_model_len > model.max_position_embeddings:
             raise ConfigError(
@@ -246,17 +252,16 @@ class _Parts:
             )
         return cls(spec, serving, model, layout, accelerator)
 
-    def instance(self, index: int, node: int, ranks: range, builder: IterationBuilder, backend: Backend) -> Instance:
+    def instance(
+        self, index: int, node: int, ranks: range, builders: Sequence[IterationBuilder], backend: Backend
+    ) -> Instance:
         """Put the instance together."""
         memory = self.memory()
-        made = Instance(
-            node=node,
-            model=self.model.name,
-            engine=self.engine(index, memory.num_blocks),
-            builder=builder,
-            backend=backend,
-            memory=memory,
-        )
+        engine = self.engine(index, memory.num_blocks)
+        if len(builders) > 1:
+            made: Instance = PipelinedInstance(node, self.model.name, engine, builders, backend, memory)
+        else:
+            made = Instance(node, self.model.name, engine, builders[0], backend, memory)
         made.ranks = tuple(ranks)
         made.hardware = self.accelerator.name
         return made
@@ -273,11 +278,13 @@ class _Parts:
                 enable_chunked_prefill=serving.enable_chunked_prefill,
                 scheduler_reserve_full_isl=serving.scheduler_reserve_full_isl,
                 policy=serving.scheduling_policy,
+                one_batch_per_request=self.layout.pp > 1,
             ),
             num_gpu_blocks=num_gpu_blocks,
             block_size=serving.block_size,
             enable_prefix_caching=serving.enable_prefix_caching,
             async_scheduling=serving.async_scheduling,
+            pipeline_parallel_size=self.layout.pp,
         )
 
         def make_scheduler(limits: SchedulerConfig, kv: KVCacheManager) -> Scheduler:
@@ -287,30 +294,42 @@ class _Parts:
 
         return Engine(index, config, make_scheduler)
 
-    def builder(self, member_ranks: Sequence[Sequence[int]], libraries: Libraries, seed: int) -> IterationBuilder:
-        """Build what turns batches into graphs, of all members of a data-parallel group together."""
-        serving = self.serving
+    def builders(
+        self, member_ranks: Sequence[Sequence[int]], libraries: Libraries, seed: int
+    ) -> list[IterationBuilder]:
+        """Build what turns batches into graphs, per stage, of all members of a data-parallel group together."""
+        serving, tp = self.serving, self.layout.tp
         sizes = serving.cudagraph_capture_sizes
         if serving.enforce_eager:
             sizes = ()
         elif sizes is None:
             sizes = capture_sizes(serving.max_num_seqs, serving.max_num_batched_tokens)
         source = self._latency_source(libraries)
-        experts = plan_routing(serving.experts, serving.all2all_backend, self.model, self.layout, seed, libraries.base)
-        return IterationBuilder(self.model, self.layout, member_ranks, source, sizes, experts=experts)
+        built = []
+        for stage in range(self.layout.pp):
+            ranks = [member[stage * tp : (stage + 1) * tp] for member in member_ranks]
+            experts = plan_routing(
+                serving.experts, serving.all2all_backend, self.model, self.layout, seed, libraries.base
+            )
+            built.append(IterationBuilder(self.model, self.layout, ranks, source, sizes, stage, experts))
+        return built
 
     def memory(self) -> DeviceMemory:
-        """Work out the KV capacity: given, predicted as vLLM profiles it, or all that the weights leave."""
+        """Work out the KV capacity: given, predicted as vLLM profiles it, or all that the weights leave.
+
+        Of several stages it is that of the one with the fewest blocks.
+        """
         serving = self.serving
-        weights = weight_bytes(self.model, self.layout)
-        block = serving.block_size * kv_bytes_per_token(self.model, self.layout, kv_cache_dtype=serving.kv_cache_dtype)
         report = None
+        stages = [self._stage_memory(stage) for stage in range(self.layout.pp)]
+        weights, block = min(stages, key=lambda stage: (self._usable_bytes() - stage[0]) / stage[1])
         if serving.num_gpu_blocks is not None:
             blocks = serving.num_gpu_blocks
         elif self.spec.kv_memory_model == "weights_only":
             blocks = self._blocks_beside_weights(weights, block)
         else:
             report = predict_kv_blocks(self.model, self.layout, self._capacity_inputs())
+            weights, block = stages[report.stage]
             blocks = report.num_blocks
         if blocks > _KV_BLOCKS_MAX:
             raise ConfigError(
@@ -319,8 +338,16 @@ class _Parts:
             )
         return DeviceMemory(self.accelerator.memory_bytes, weights, block, blocks, report)
 
+    def _stage_memory(self, stage: int) -> tuple[int, int]:
+        """Bytes of the weights, and of a KV block, on one device of a stage."""
+        per_token = kv_bytes_per_token(self.model, self.layout, stage, self.serving.kv_cache_dtype)
+        return weight_bytes(self.model, self.layout, stage), self.serving.block_size * per_token
+
+    def _usable_bytes(self) -> float:
+        return self.accelerator.memory_bytes * self.serving.gpu_memory_utilization
+
     def _blocks_beside_weights(self, weights_bytes: int, block_bytes: int) -> int:
-        usable = self.accelerator.memory_bytes * self.serving.gpu_memory_utilization
+        usable = self._usable_bytes()
         blocks = int(usable - weights_bytes) // block_bytes
         if blocks < 2:
             raise CapacityError(

@@ -160,6 +160,7 @@ def _instance(peer: _Instance, where: str) -> InstanceSpec:
         data_parallel_group=peer.dp_group,
         kv_role=_ROLES[peer.pd_type],
         tensor_parallel_size=_tensor_parallel_size(peer, where),
+        pipeline_parallel_size=peer.pp_size or peer.npu_group or 1,
         memory_size=f"{memory.mem_size}GiB",
         memory_bandwidth=f"{memory.mem_bw}GB/s",
         gpu_memory_utilization=memory.mem_util,
@@ -180,9 +181,7 @@ def _instance(peer: _Instance, where: str) -> InstanceSpec:
 
 def _refuse_unsupported(peer: _Instance, where: str) -> None:
     """Raise for whatever would change the timing and is not simulated, rather than leave it out in silence."""
-    pp = peer.pp_size or peer.npu_group or 1
     asked = {
-        "pp_size > 1": pp > 1,
         "placement": peer.placement,
         "enable_local_offloading": peer.enable_local_offloading,
         "enable_attn_offloading": peer.enable_attn_offloading,

@@ -34,6 +34,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         block_size: Tokens per block.
         enable_prefix_caching: Whether full blocks are found again by their hash.
         async_scheduling: Whether the next batch is formed while one runs.
+        pipeline_parallel_size: Stages; so many batches are in flight if there are several.
         decode_cohort: Whether requests that decode in step are moved together. Changes no result; off, every request
             is scheduled by name in every iteration, which is the plain rule that tests compare with.
     """
@@ -43,6 +44,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     block_size: int = 16
     enable_prefix_caching: bool = True
     async_scheduling: bool = True
+    pipeline_parallel_size: int = 1
     decode_cohort: bool = True
 
 
@@ -93,11 +95,13 @@ class Engine:
         self._in_flight: deque[Batch] = deque()
         self.cohort = DecodeCohort(self.kv, self._final_tokens, self._in_flight)
         self.scheduler = make_scheduler(config.scheduler, self.kv)
-        if config.decode_cohort and isinstance(self.scheduler, CohortScheduler):
+        in_step = config.decode_cohort and not config.scheduler.one_batch_per_request
+        if in_step and isinstance(self.scheduler, CohortScheduler):
             self.scheduler.adopt(self.cohort)
         self.iterations = 0
         self._incoming: list[Request] = []
-        self._depth = 2 if config.async_scheduling else 1
+        stages = config.pipeline_parallel_size
+        self._depth = stages if stages > 1 else 2 if config.async_scheduling else 1
         self._blocked = False
 
     @property

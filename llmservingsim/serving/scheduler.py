@@ -29,6 +29,8 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
         enable_chunked_prefill: Whether a prompt may be split over iterations.
         scheduler_reserve_full_isl: Admit only what fits with its whole current sequence.
         policy: ``fcfs`` or ``priority``.
+        one_batch_per_request: A request whose token a batch in flight samples is in no other, as under pipeline
+            parallelism.
     """
 
     max_num_seqs: int
@@ -38,6 +40,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     enable_chunked_prefill: bool = True
     scheduler_reserve_full_isl: bool = True
     policy: str = "fcfs"
+    one_batch_per_request: bool = False
 
 
 class Scheduler(Protocol):
@@ -128,6 +131,7 @@ class VllmScheduler:
         self._loading: dict[Request, None] = {}
         self._loaded: deque[Request] = deque()
         self._waiting: RequestQueue = PriorityQueue() if config.policy == "priority" else FcfsQueue()
+        self._is_alone = config.one_batch_per_request
         self._longest_chunk = config.long_prefill_token_threshold or config.max_num_batched_tokens
 
     def adopt(self, cohort: DecodeCohort) -> None:
@@ -229,7 +233,7 @@ class VllmScheduler:
         while index < len(self._by_name) and budget > 0:
             request = self._by_name[index]
             index += 1
-            if request.awaits_last_token:
+            if request.awaits_last_token or (self._is_alone and request.num_output_placeholders):
                 continue
             computed = request.num_computed_tokens
             tokens = request.num_tokens + request.num_output_placeholders - computed

@@ -204,8 +204,10 @@ def test_the_page_on_outputs_explains_every_column_and_key() -> None:
     from llmservingsim.report.records import REQUEST_COLUMNS, SAMPLE_COLUMNS
 
     text = (REPOSITORY / "docs" / "concepts" / "outputs.md").read_text()
-    result = small_run(REPOSITORY / "inputs" / "clusters" / "h100-x4-qwen3-32b.yaml")
-    keys = list(walk(result.summary))
+    clusters = REPOSITORY / "inputs" / "clusters"
+    results = [small_run(clusters / name) for name in ("h100-x4-qwen3-32b.yaml", "h100-llama-8b-1p1d.yaml")]
+    keys = [key for result in results for key in walk(result.summary)]
+    assert {"good_requests", "stall_ms"} <= set(keys)
     missing = [name for name in (*REQUEST_COLUMNS, *SAMPLE_COLUMNS, *keys) if f"`{name}`" not in text]
     assert missing == []
 

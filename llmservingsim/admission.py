@@ -35,6 +35,7 @@ class Admission:
         self._instances = system.instances
         self._router = system.router
         self._limits = system.admission
+        self._transfers = system.transfers
         self._workload = workload
         self._recorder = recorder
         self._board = LoadBoard([i.load for i in system.instances], system.load_update_ns)
@@ -68,12 +69,13 @@ class Admission:
             self._take_in(spec, now_ns)
 
     def finished(self, instance: Instance, request: Request, now_ns: int) -> None:
-        """A request ended: its session goes on, and a router that learns hears of it."""
+        """A request ended: its session goes on, and routers that learn hear of it."""
         self._workload.finished(request.request_id, now_ns)
+        prefilled = request.prefill_instance
         if self._tell_router is not None:
-            tokens = request.num_tokens - request.num_prompt_tokens
-            seen = FinishedRequest(request.request_id, instance.index, request.first_token_ns, now_ns, tokens)
-            self._tell_router(seen)
+            self._tell_router(_seen(request, instance.index if prefilled < 0 else prefilled, now_ns))
+        if prefilled >= 0 and self._transfers is not None:
+            self._transfers.finished(_seen(request, instance.index, now_ns))
 
     def describe_held(self) -> list[str]:
         """Say of each held request what it waits for; for the message of a deadlock."""
@@ -176,3 +178,9 @@ def _below(limits: AdmissionSpec, candidates: Views, serving: Views) -> tuple[Vi
     full = {v.index for v in candidates if kv is not None and v.kv_usage >= kv}
     keys = [key for key, hit in (("max_waiting_per_instance", busy), ("max_kv_usage", full)) if hit]
     return [v for v in candidates if v.index not in busy | full], f"{' and '.join(keys)}: reached by every instance"
+
+
+def _seen(request: Request, index: int, now_ns: int) -> FinishedRequest:
+    """What a router hears of a request that it sent to instance ``index``."""
+    tokens = request.num_tokens - request.num_prompt_tokens
+    return FinishedRequest(request.request_id, index, request.first_token_ns, now_ns, tokens)

@@ -21,7 +21,8 @@ from llmservingsim.graph import Graph, Node, NodeType
 from llmservingsim.instance import Instance
 from llmservingsim.model import KvShare, ParallelLayout, kv_bytes_per_token_layer, kv_shares
 from llmservingsim.serving import Outcome, RejectReason, Request, RoutedRequest, Router
-from llmservingsim.serving.remote import Load
+from llmservingsim.serving.remote import Load, LoadingScheduler
+from llmservingsim.serving.routing import FinishedRequest
 from llmservingsim.workload import RequestSpec
 
 
@@ -106,6 +107,11 @@ class KvTransfers:
         going_on = able[position].engine.go_on(spec, request, instance.index)
         if going_on.remote_tokens:
             self._sources[going_on] = _Source(instance, request, now_ns)
+
+    def finished(self, request: FinishedRequest) -> None:
+        """Let the decode router hear of a request that ended, if it learns."""
+        if hasattr(self._router, "finished"):
+            self._router.finished(request)
 
     def begin(self, now_ns: int) -> Iterable[Ticket]:
         """Start every transfer whose blocks are taken on both sides."""
@@ -201,6 +207,13 @@ def connect(
     consumers = [side for side in sides if side.role == "kv_consumer"]
     _check_partners(producers, consumers)
     _check_partners(consumers, producers)
+    for side in consumers:
+        if not isinstance(side.instance.engine.scheduler, LoadingScheduler):
+            name = type(side.instance.engine.scheduler).__name__
+            raise ConfigError(
+                f"instance {side.instance.index} is a kv_consumer, but its scheduler {name!r} has no methods "
+                "'take_loads' and 'loaded', with which requests come whose KV is elsewhere"
+            )
     if not producers:
         return None
     shares = {

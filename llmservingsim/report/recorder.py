@@ -101,7 +101,7 @@ class Recorder:
             finish_ns=request.last_token_ns,
             output_tokens=request.num_tokens - spec.prompt_tokens,
             cached_tokens=request.cached_tokens,
-            preemptions=request.num_preemptions,
+            preemptions=request.num_preemptions + request.earlier_preemptions,
             status="finished",
         )
 

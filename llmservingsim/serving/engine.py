@@ -158,6 +158,7 @@ class Engine:
         for name in ("num_tokens", "cached_tokens", "scheduled_ns", "first_token_ns", "last_token_ns"):
             setattr(request, name, getattr(prefilled, name))
         request.prefill_instance = prefill_instance
+        request.earlier_preemptions = prefilled.num_preemptions
         request.remote_tokens = spec.prompt_tokens if prefilled.block_ids else 0
         self._final_tokens[spec.request_id] = self._length(spec)
         self._incoming.append(request)

@@ -41,6 +41,7 @@ class Request:
         hand_off: Another instance goes on with it after its first token.
         remote_tokens: How many of its first tokens have their KV elsewhere, from where it is loaded.
         prefill_instance: That computed its prompt, -1 if this one does.
+        earlier_preemptions: How often the instance that computed its prompt preempted it.
         scheduled_ns, first_token_ns, last_token_ns: First admission, first and latest token, -1 before.
     """
 
@@ -51,6 +52,7 @@ class Request:
         "block_hashes",
         "block_ids",
         "cached_tokens",
+        "earlier_preemptions",
         "first_token_ns",
         "hand_off",
         "last_token_ns",
@@ -91,6 +93,7 @@ class Request:
         self.hand_off = False
         self.remote_tokens = 0
         self.prefill_instance = -1
+        self.earlier_preemptions = 0
         self.cached_tokens = 0
         self.scheduled_ns = -1
         self.first_token_ns = -1

@@ -187,3 +187,39 @@ def test_every_request_ends_and_every_block_comes_back(
     for one in made.system.instances:
         pool = one.engine.kv.pool
         assert (pool.num_held, pool.num_free) == (0, pool.num_usable)
+
+
+class NoLoads:
+    """A scheduler that knows nothing of KV that is elsewhere."""
+
+    def __init__(self, *parts: object) -> None:
+        self.running: list[object] = []
+
+    def add(self, request: object) -> None: ...
+    def schedule(self, now_ns: int) -> list[object]: ...
+    def finish(self, request: object) -> None: ...
+    def waiting(self) -> list[object]: ...
+
+
+def test_a_scheduler_that_cannot_load_is_refused_on_the_decode_side() -> None:
+    spec = config(instance("kv_producer"), instance("kv_consumer", scheduler=f"{__name__}:NoLoads"))
+    with pytest.raises(ConfigError, match="instance 1 is a kv_consumer, but its scheduler 'NoLoads' has no methods"):
+        Run(spec, [request(0, 1, 1)])
+
+
+def test_routers_that_learn_hear_of_what_they_sent() -> None:
+    """Each router is told of the instance that it chose itself."""
+    spec = config(*[instance("kv_producer")] * 2, *[instance("kv_consumer")] * 2)
+    spec |= {"router": "expected_time", "decode_router": "expected_time"}
+    made = run(spec, *(request(i, 50, 5) for i in range(6)))
+    assert {r.instance for r in made.recorder.records} == {0, 1}
+    assert {r.decode_instance for r in made.recorder.records} == {2, 3}
+
+
+def test_preemptions_of_both_sides_count() -> None:
+    """8 blocks: the first prompt holds 3 until it has crossed, so the second, of 7, loses its own on the way."""
+    prefill = instance("kv_producer", num_gpu_blocks=9, max_num_batched_tokens=32, max_num_seqs=4)
+    spec = config(prefill, instance("kv_consumer"))
+    spec["serving"]["scheduler_reserve_full_isl"] = False
+    made = run(spec, request(0, 40, 2), request(1, 100, 2))
+    assert [(r.status, r.preemptions) for r in made.recorder.records] == [("finished", 0), ("finished", 1)]

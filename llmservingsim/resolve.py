@@ -102,9 +102,7 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
     Raises:
         UserError: If anything that it names is missing, contradictory, too large or not simulated.
     """
-    sample_ns = parse_time_ns(spec.timeseries_interval)
-    if sample_ns < NS_PER_US:
-        raise ConfigError(f"timeseries_interval: expected at least 1us, got {spec.timeseries_interval!r}")
+    sample_ns = _sample_ns(spec)
     places = [
         _Place(n, k, merge(i, spec.serving)) for n, node in enumerate(spec.nodes) for k, i in enumerate(node.instances)
     ]
@@ -153,6 +151,13 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
         sample_ns=sample_ns,
         transfers=transfers,
     )
+
+
+def _sample_ns(spec: RunSpec) -> int:
+    sample_ns = parse_time_ns(spec.timeseries_interval)
+    if sample_ns < NS_PER_US:
+        raise ConfigError(f"timeseries_interval: expected at least 1us, got {spec.timeseries_interval!r}")
+    return sample_ns
 
 
 def _groups(places: Sequence[_Place]) -> list[tuple[int, ...]]:

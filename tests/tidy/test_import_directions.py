@@ -58,7 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sweep": RUN | {"api", "resolve", ""},
     "bench": RUN | {"api", "resolve", ""},
     "profiler": {"config", "model"},
-    "cli": RUN | {"api", "resolve", "export", "astra_sim", "sweep", "bench", "profiler", ""},
+    "cli": RUN | {"defaults", "api", "resolve", "export", "astra_sim", "sweep", "bench", "profiler", ""},
 }
 
 PRINTING_PACKAGES = {"rich", "typer"}

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from llmservingsim.backend import Backend, Ticket
-from llmservingsim.errors import SimulationError
+from llmservingsim.config import InstanceSpec
+from llmservingsim.errors import ConfigError, SimulationError
 from llmservingsim.instance import Instance
 from llmservingsim.serving import Outcome
 from llmservingsim.serving.batch import Batch
@@ -98,3 +99,24 @@ class DataParallelGroup:
         template = self._builder.template
         (own,) = (c for c, ranks in enumerate(template.rank_classes) if member.ranks[0] in ranks)
         return np.flatnonzero(template.rank_class == own)
+
+
+def find_groups(instances: Sequence[tuple[str, InstanceSpec]]) -> list[tuple[int, ...]]:
+    """Return for each instance, given as (key path, spec), the positions of all members of its group, itself included.
+
+    Raises:
+        ConfigError: If members of a group are not alike.
+    """
+    groups: list[tuple[int, ...]] = []
+    for position, (path, spec) in enumerate(instances):
+        name = spec.data_parallel_group
+        group = tuple(i for i, (_, other) in enumerate(instances) if other.data_parallel_group == name)
+        groups.append(group if name else (position,))
+        first_path, first = instances[groups[-1][0]]
+        for key in spec.__struct_fields__:
+            if getattr(spec, key) != getattr(first, key):
+                raise ConfigError(
+                    f"{path}: {key}: members of the data-parallel group {name!r} must be alike; expected "
+                    f"{getattr(first, key)!r}, as {first_path} has it, got {getattr(spec, key)!r}"
+                )
+    return groups

@@ -18,7 +18,7 @@ from llmservingsim.errors import CapacityError, ConfigError, located
 from llmservingsim.experts import expert_parts, instance_seed, plan_routing
 from llmservingsim.instance import DeviceMemory, Instance
 from llmservingsim.latency import BundleSource, LatencySource, OlderBundleSource, RooflineSource, find_bundle, is_older
-from llmservingsim.lockstep import DataParallelGroup
+from llmservingsim.lockstep import DataParallelGroup, find_groups
 from llmservingsim.model import (
     CapacityInputs,
     ParallelLayout,
@@ -106,7 +106,7 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
     places = [
         _Place(n, k, merge(i, spec.serving)) for n, node in enumerate(spec.nodes) for k, i in enumerate(node.instances)
     ]
-    groups = _groups(places)
+    groups = find_groups([(place.path, place.spec) for place in places])
     parts = []
     for position, place in enumerate(places):
         with located(place.path):
@@ -158,27 +158,6 @@ def _sample_ns(spec: RunSpec) -> int:
     if sample_ns < NS_PER_US:
         raise ConfigError(f"timeseries_interval: expected at least 1us, got {spec.timeseries_interval!r}")
     return sample_ns
-
-
-def _groups(places: Sequence[_Place]) -> list[tuple[int, ...]]:
-    """Return for each instance the positions of all that run in lock step with it, itself included.
-
-    Raises:
-        ConfigError: If members of a group are not alike.
-    """
-    groups: list[tuple[int, ...]] = []
-    for position, place in enumerate(places):
-        name = place.spec.data_parallel_group
-        alike = tuple(i for i, p in enumerate(places) if p.spec.data_parallel_group == name) if name else (position,)
-        groups.append(alike)
-        for key in place.spec.__struct_fields__:
-            first, own = getattr(places[alike[0]].spec, key), getattr(place.spec, key)
-            if own != first:
-                raise ConfigError(
-                    f"{place.path}: {key}: members of the data-parallel group {name!r} must be alike; expected "
-                    f"{first!r}, as {places[alike[0]].path} has it, got {own!r}"
-                )
-    return groups
 
 
 def _router(asked: str | dict[str, Any], seed: int, instances: Sequence[Instance]) -> Router:

@@ -36,6 +36,7 @@ SYNCHRONOUS = "serving.async_scheduling=false"  # vLLM's default when the A6000 
 # The servers ran with vLLM's defaults for their memory size; a cluster file that is silent means that program's 128.
 A6000 = (SYNCHRONOUS, "serving.max_num_seqs=256")
 H100 = (SYNCHRONOUS, "serving.max_num_seqs=1024", "serving.max_num_batched_tokens=8192")
+H100_MEANS = (*H100, "serving.enable_prefix_caching=false")
 CASES = [
     Case(
         "vllm-rtx4090-llama3.1-8b",
@@ -47,8 +48,8 @@ CASES = [
         "sharegpt-qwen3-30b-a3b-300-sps10",
         ("serving.max_num_seqs=128", "serving.max_num_batched_tokens=2048"),
     ),
-    Case("h100-sd", LLAMA_300, (*H100, "serving.enable_prefix_caching=false")),
-    Case("h100-pdd", LLAMA_300, H100),
+    Case("h100-sd", LLAMA_300, H100_MEANS),
+    Case("h100-pdd", LLAMA_300, H100_MEANS),
     Case("h100-sd-pc-throughput", LLAMA_300, H100),
     Case("a6000-sd-pc-throughput", LLAMA_300, A6000),
     Case("a6000-pdd-throughput", LLAMA_300, A6000),

@@ -9,16 +9,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec
 from llmservingsim.errors import ProfileError, one_of
 from llmservingsim.latency.roofline import RooflineSource
 from llmservingsim.latency.skew import MODES
+from llmservingsim.latency.source import ExpertWork
 from llmservingsim.latency.tables import LinearTable
 from llmservingsim.latency.v0_attention import DecodeKernel, OlderAttention
 from llmservingsim.latency.v0_files import Layers, read_attention, read_layers
@@ -41,7 +43,7 @@ _OPERATORS: dict[str, tuple[str, ...]] = {
 """The measured layers of each operator. An operator takes their sum, ``layernorm`` the mean of the block's two."""
 
 _MOE = {"gate": ("gate",), "expert": ("expert.w1", "expert.w3", "act_fn", "expert.w2")}
-"""The same for the gate of a mixture of experts and one of its experts."""
+"""The same for the gate of a mixture of experts and one of its experts, measured whole whatever the folder's degree."""
 
 _FUSED = frozenset({"qkv_proj", "gate_up_proj"})
 _FEW_TOKENS = 64
@@ -93,16 +95,9 @@ class OlderBundleSource:
         self._extrapolated: Counter[str] = Counter()
 
     def latency_ns(self, operator: str, shape: BatchShape) -> int:
-        """Return the operator's time: measured or interpolated, by the roofline where the bundle lacks it.
-
-        ``moe`` spreads the tokens' pairs evenly over the rank's experts; `moe_ns` takes what a router decides.
-        """
+        """Return the operator's time: measured or interpolated, by the roofline where the bundle lacks it."""
         if operator == "attention":
             return self._attention_ns(shape)
-        if operator == "moe" and "gate" in self._tables:
-            experts, ep = self._model.num_experts // self._layout.ep, self._layout.ep
-            pairs = -(-shape.num_tokens * self._model.experts_per_token // ep)
-            return self.moe_ns(shape.num_tokens, even_split(pairs, experts))
         table = self._tables.get(operator)
         if table is None:
             computed = self._roofline.latency_ns(operator, shape)
@@ -111,14 +106,11 @@ class OlderBundleSource:
         size = shape.num_sequences if operator in _PER_SEQUENCE else shape.num_tokens
         return round(self._at(operator, table, size))
 
-    def moe_ns(self, tokens: int, expert_tokens: Iterable[int]) -> int:
-        """Return the time of a mixture-of-experts layer on this rank, which runs its experts one after another.
+    def moe_latency_ns(self, work: ExpertWork) -> NDArray[np.int64]:
+        """Return the time of the gate and, one after another, of a rank's activated experts, each with its mean tokens.
 
-        Args:
-            tokens: Tokens that the gate routes.
-            expert_tokens: For every expert of this rank, the tokens it gets, so that the sum is the rank's (token,
-                expert) pairs and the entries above 0 are its activated experts. Where only these two are known,
-                ``even_split(pairs, activated)`` gives the list.
+        A rank with a slice of 1/s of every expert's width reads and multiplies as much as one that has 1/s of the
+        experts and pairs, and is timed like it.
 
         Raises:
             ProfileError: If the bundle is that of a dense model.
@@ -126,9 +118,15 @@ class OlderBundleSource:
         gate, expert = (self._tables.get(name) for name in _MOE)
         if gate is None or expert is None:
             raise ProfileError(f"{self.folder / 'layers.csv'}: holds no gate and expert.w1, as an MoE model needs")
-        counts = Counter(count for count in expert_tokens if count > 0)
-        routed = sum(times * self._at("expert", expert, count) for count, times in counts.items())
-        return round(self._at("gate", gate, tokens) + routed)
+        activated = work.activated_experts
+        idle = np.full(activated.shape, float(expert.last))  # any measured size: no expert runs at it
+        means = np.divide(work.pairs, activated, out=idle, where=activated > 0)
+        sizes, place = np.unique(means, return_inverse=True)
+        times = np.array([expert.at(size) for size in sizes.tolist()])[place.reshape(means.shape)]
+        if not all(map(expert.covers, sizes.tolist())):
+            self._extrapolated["expert"] += 1
+        total = self._at("gate", gate, work.tokens) + activated / self._layout.expert_slices * times
+        return np.asarray(np.rint(total), dtype=np.int64)
 
     def provenance(self) -> dict[str, object]:
         """Name the folder, what stands in another layer's row, what the roofline timed, and the extrapolations."""
@@ -166,14 +164,6 @@ class OlderBundleSource:
         if not table.covers(size):
             self._extrapolated[name] += 1
         return table.at(size)
-
-
-def even_split(pairs: int, experts: int) -> list[int]:
-    """Deal ``pairs`` (token, expert) pairs out over ``experts`` experts, as evenly as whole numbers can."""
-    if experts < 1:
-        return []
-    each, more = divmod(pairs, experts)
-    return [each + 1] * more + [each] * (experts - more)
 
 
 def product_start_ns(layers: Layers, weight_bytes: Mapping[str, int]) -> float:

@@ -7,6 +7,7 @@ from pathlib import Path
 from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec, find_accelerator, find_model
 from llmservingsim.latency import OlderBundleSource
 from llmservingsim.model import ParallelLayout
+from llmservingsim.model.layout import ONE_RANK
 
 MODEL: ModelSpec = find_model("meta-llama/Llama-3.1-8B")  # 32 query heads over 8 KV heads
 DEVICE: AcceleratorSpec = find_accelerator("A6000")
@@ -80,5 +81,7 @@ def write_older_bundle(folder: Path) -> Path:
     return folder
 
 
-def source_of(folder: Path, *, skew: str = "fitted", model: ModelSpec = MODEL, tp: int = 1) -> OlderBundleSource:
-    return OlderBundleSource(folder, model, ParallelLayout(tp=tp), DEVICE, skew=skew)
+def source_of(
+    folder: Path, *, skew: str = "fitted", model: ModelSpec = MODEL, layout: ParallelLayout = ONE_RANK
+) -> OlderBundleSource:
+    return OlderBundleSource(folder, model, layout, DEVICE, skew=skew)

@@ -6,6 +6,7 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from older_bundle import (
     COUNTS,
@@ -26,8 +27,7 @@ from synthetic_bundle import batch
 
 from llmservingsim.config.catalog import find_model
 from llmservingsim.errors import ProfileError
-from llmservingsim.latency import RooflineSource, find_bundle, is_older
-from llmservingsim.latency.bundle_v0 import even_split
+from llmservingsim.latency import ExpertLatencySource, ExpertWork, RooflineSource, find_bundle, is_older
 from llmservingsim.model import ParallelLayout
 
 MIXTRAL = find_model("mistralai/Mixtral-8x7B-v0.1")
@@ -179,29 +179,52 @@ def test_the_tpu_form_counts_keys_per_sequence_and_is_the_kernel_of_the_engine(f
 
 
 def moe_folder(folder: Path) -> Path:
+    """The gate takes 1000 + n ns for n tokens; an expert 610 + 4 n for 1, 2 and 100, and no other n was measured."""
     layers = {"gate": 1000, "expert.w1": 100, "expert.w3": 200, "act_fn": 10, "expert.w2": 300}
     rows = [f"{name},{n},0,1,{base + n}" for name, base in layers.items() for n in (1, 2, 100)]
     (folder / "layers.csv").write_text("\n".join([LAYERS_HEADER, *rows]) + "\n")
     return folder
 
 
-def test_experts_run_one_after_another_and_idle_ones_cost_nothing(folder):
-    source = source_of(moe_folder(folder), model=MIXTRAL)
-    expert_of_3, expert_of_1 = 610 + 4 * 3, 610 + 4 * 1
-    assert source.moe_ns(4, [3, 1, 0, 3]) == (1000 + 4) + 2 * expert_of_3 + expert_of_1
+def work(tokens: int, pairs: list[list[float]], activated: list[list[float]]) -> ExpertWork:
+    return ExpertWork(tokens, tokens, np.array(pairs, dtype=float), np.array(activated, dtype=float))
 
 
-def test_without_a_router_pairs_are_spread_evenly(folder):
+def test_experts_run_one_after_another_behind_the_gate(folder):
+    """Two layers on two ranks: 3 experts of 2 tokens, 2 of 5; 1 of 1, and a rank without any."""
     source = source_of(moe_folder(folder), model=MIXTRAL)
-    assert even_split(10, 4) == [3, 3, 2, 2]
-    assert even_split(2, 4) == [1, 1, 0, 0]
-    assert even_split(0, 0) == []
-    assert source.latency_ns("moe", tokens(5)) == source.moe_ns(5, even_split(2 * 5, 8))
+    assert isinstance(source, ExpertLatencySource)
+    found = source.moe_latency_ns(work(8, [[6, 10], [1, 0]], [[3, 2], [1, 0]]))
+    assert found.dtype == np.int64
+    assert found.tolist() == [[1008 + 3 * 618, 1008 + 2 * 630], [1008 + 614, 1008]]
+    assert source.provenance()["extrapolated_shapes"] == {}
+
+
+def test_expected_experts_are_fractions_between_whole_token_counts(folder):
+    """1.5 tokens for each of 2.4 experts: 610 + 4 * 1.5 = 616 ns, halfway between 614 and 618; 1004 + 2.4 * 616."""
+    source = source_of(moe_folder(folder), model=MIXTRAL)
+    assert source.moe_latency_ns(work(4, [[3.6]], [[2.4]])).tolist() == [[2482]]
+
+
+@pytest.mark.parametrize(
+    ("layout", "experts_ns"), [(ParallelLayout(tp=2), 2 * 618), (ParallelLayout(tp=2, ep=2), 2472)]
+)
+def test_a_slice_of_every_expert_takes_its_share_of_whole_ones(folder, layout, experts_ns):
+    """4 experts of 2 tokens: 4 * 618 = 2472 ns whole, which is what a part of `ep` holds."""
+    source = source_of(moe_folder(folder), model=MIXTRAL, layout=layout)
+    assert source.moe_latency_ns(work(4, [[8]], [[4]])).tolist() == [[1004 + experts_ns]]
+
+
+def test_experts_and_gates_beyond_the_measured_tokens_go_on_and_are_counted(folder):
+    """200 tokens for each of 2 experts: 610 + 4 * 200 ns; the gate goes on by 1 ns per token."""
+    source = source_of(moe_folder(folder), model=MIXTRAL)
+    assert source.moe_latency_ns(work(200, [[400]], [[2]])).tolist() == [[1200 + 2 * 1410]]
+    assert source.provenance()["extrapolated_shapes"] == {"expert": 1, "gate": 1}
 
 
 def test_a_dense_bundle_has_no_experts(folder):
     with pytest.raises(ProfileError, match=r"layers.csv: holds no gate and expert.w1"):
-        source_of(folder).moe_ns(4, [4])
+        source_of(folder).moe_latency_ns(work(4, [[4]], [[1]]))
 
 
 @pytest.mark.parametrize("name", ["layers.csv", "attention.csv"])

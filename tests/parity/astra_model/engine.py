@@ -58,14 +58,13 @@ class Engine:
         if not self._times:
             self.now += 1_000_000
             return
-        time = self._times[0]
+        time = heapq.heappop(self._times)
         if self._refuses_time_zero and time <= self.now:
             raise AbortError("an event at time 0")
         self.now = time
         batch = self._batches[time]
         while batch:
             batch.popleft()()
-        heapq.heappop(self._times)
         del self._batches[time]
 
     def _fire(self, key: tuple[int, int]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -51,6 +51,10 @@ class IterationListener(Protocol):
         ...
 
 
+def _nobody() -> None:
+    """Nobody waits to hear that an instance is awake."""
+
+
 class Successor(Protocol):
     """Whoever finds an instance that goes on with a request after its first token."""
 
@@ -77,6 +81,7 @@ class Instance:
     Attributes:
         hardware: Name of its accelerator.
         role: What it computes; one that only decodes gets its requests from others.
+        wake: Tells the loop that it may have something to begin; whatever changes its engine from outside calls it.
         ranks: Its devices in the network: all of the builder's, unless that serves a group.
         listener: Hears of every submitted iteration, if set.
         successor: Who goes on with its requests after their first token; None where it decodes them itself.
@@ -107,7 +112,13 @@ class Instance:
         is_alone = len(builder.member_ranks) == 1 and builder.layout.pp == 1
         self._graph = backend.register(builder.template) if is_alone else None
         self._last: Ticket = -1
+        self.wake: Callable[[], None] = _nobody
         self._handing: dict[int, RequestSpec] = {}  # prompts that somebody else will decode
+
+    @property
+    def members(self) -> Sequence[Instance]:
+        """Itself, as an owner of batches."""
+        return (self,)
 
     @property
     def index(self) -> int:
@@ -144,6 +155,7 @@ class Instance:
         request = self.engine.add(spec, hand_off=self.successor is not None)
         if request.hand_off:
             self._handing[spec.request_id] = spec
+        self.wake()
 
     def begin(self, now_ns: int) -> list[Ticket]:
         """Submit every batch that can be launched now; each runs after the one before.

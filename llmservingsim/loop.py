@@ -8,7 +8,7 @@ from itertools import count
 from llmservingsim.admission import Admission
 from llmservingsim.backend import Ticket
 from llmservingsim.errors import DeadlockError, WorkloadError
-from llmservingsim.owner import Owner
+from llmservingsim.owner import Owner, Wakeful
 from llmservingsim.report import Recorder
 from llmservingsim.resolve import System
 from llmservingsim.units import TIME_MAX_NS
@@ -39,12 +39,13 @@ def serve(
     backend = system.backend
     admission = Admission(system, workload, recorder)
     owners: dict[Ticket, Owner] = {}
+    awake = Wakeful(system.owners)
     for turn in count(1):
         if on_progress is not None and turn % _PROGRESS_TURNS == 0:
             on_progress()
         now_ns = backend.now_ns
         admission.admit(now_ns)
-        for owner in system.owners:
+        for owner in awake.take():
             for ticket in owner.begin(now_ns):
                 owners[ticket] = owner
         arrival_ns = admission.next_ns()
@@ -59,7 +60,9 @@ def serve(
         recorder.clock_moved(now_ns)
         admission.clock_moved(now_ns, has_ended=bool(completed))
         for ticket in completed:
-            for instance, outcome in owners.pop(ticket).complete(ticket, now_ns):
+            owner = owners.pop(ticket)
+            awake.wake(owner)
+            for instance, outcome in owner.complete(ticket, now_ns):
                 recorder.batch_ended(instance, outcome)
                 for request in outcome.finished:
                     admission.finished(instance, request, now_ns)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Protocol
 
 from llmservingsim.backend import Ticket
@@ -17,8 +18,16 @@ class Owner(Protocol):
     is a new owner.
     """
 
+    @property
+    def members(self) -> Sequence[Instance]:
+        """The instances whose batches it runs; none if it is asked at every turn."""
+        ...
+
     def begin(self, now_ns: int) -> Iterable[Ticket]:
-        """Submit every graph that can begin now, and return the tickets. Called whenever the clock has moved."""
+        """Submit every graph that can begin now, and return the tickets.
+
+        Called after one of its tickets has ended or one of its members was woken (`Instance.wake`), and at the start.
+        """
         ...
 
     def complete(self, ticket: Ticket, now_ns: int) -> Iterable[tuple[Instance, Outcome]]:
@@ -28,3 +37,30 @@ class Owner(Protocol):
     def describe_waiting(self) -> list[str]:
         """Say of everything that is held what it waits for; for the message of a deadlock."""
         ...
+
+
+class Wakeful:
+    """Which owners may have something to begin; the others are left alone, so that many idle instances cost nothing.
+
+    Args:
+        owners: Of the run; all are awake at first.
+    """
+
+    def __init__(self, owners: Sequence[Owner]) -> None:
+        self._owners = owners
+        self._always = [place for place, owner in enumerate(owners) if not owner.members]
+        self._awake = set(range(len(owners)))
+        self._place: dict[int, int] = {id(owner): place for place, owner in enumerate(owners)}
+        for place, owner in enumerate(owners):
+            for instance in owner.members:
+                instance.wake = partial(self._awake.add, place)
+
+    def wake(self, owner: Owner) -> None:
+        """One of its tickets has ended."""
+        self._awake.add(self._place[id(owner)])
+
+    def take(self) -> Iterator[Owner]:
+        """Return the owners that are awake, in their order; they sleep until they are woken again."""
+        places = sorted(self._awake.union(self._always))
+        self._awake.clear()
+        return (self._owners[place] for place in places)

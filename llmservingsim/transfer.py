@@ -90,6 +90,11 @@ class KvTransfers:
         self._sources: dict[Request, _Source] = {}
         self._under_way: dict[Ticket, tuple[Instance, Load, int]] = {}
 
+    @property
+    def members(self) -> Sequence[Instance]:
+        """None: loads begin where decode instances have formed batches, so it is asked at every turn."""
+        return ()
+
     def reject_reason(self, spec: RequestSpec) -> RejectReason | None:
         """Tell why no decode instance could ever serve a request, or None."""
         reasons = [decoder.engine.reject_reason(spec) for decoder in self._serving(spec)]
@@ -105,6 +110,7 @@ class KvTransfers:
                 f"{spec.request_id}; expected a position from 0 to {len(able) - 1}"
             )
         going_on = able[position].engine.go_on(spec, request, instance.index)
+        able[position].wake()
         if going_on.remote_tokens:
             self._sources[going_on] = _Source(instance, request, now_ns)
 
@@ -129,6 +135,7 @@ class KvTransfers:
         decoder, load, start_ns = self._under_way.pop(ticket)
         source = self._release(load.request)
         decoder.engine.loaded(load.request)
+        decoder.wake()
         per_token = int(self._routes[source.instance.index, decoder.index].bytes_per_token.sum()) // 2
         self.records.append(
             TransferRecord(
@@ -160,6 +167,7 @@ class KvTransfers:
     def _release(self, request: Request) -> _Source:
         source = self._sources.pop(request)
         source.instance.engine.release(source.request)
+        source.instance.wake()
         return source
 
     def _register(self, shares: Sequence[KvShare]) -> _Route:

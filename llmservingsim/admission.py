@@ -6,12 +6,12 @@ from collections import deque
 from collections.abc import Sequence
 
 from llmservingsim.config import AdmissionSpec
-from llmservingsim.errors import ConfigError, PluginError, nearest, one_of
+from llmservingsim.errors import ConfigError, nearest, one_of
 from llmservingsim.instance import Instance
 from llmservingsim.report import Recorder
 from llmservingsim.resolve import System
 from llmservingsim.serving import EngineConfig, Request
-from llmservingsim.serving.routing import FinishedRequest, LoadBoard, LoadView, RoutedRequest
+from llmservingsim.serving.routing import FinishedRequest, LoadBoard, LoadView, choose
 from llmservingsim.workload import RequestSpec, Workload
 
 Views = Sequence[LoadView]
@@ -109,19 +109,10 @@ class Admission:
             views, limit = _below(self._limits, views, pool.views)
             if not views:
                 return limit
-        view = views[self._route(spec, views)] if self._is_routed else views[0]
+        view = views[choose(self._router, spec, views)] if self._is_routed else views[0]
         self._board.sent(view, now_ns)
         self._instances[view.index].add(spec)
         return None
-
-    def _route(self, spec: RequestSpec, views: Views) -> int:
-        position = self._router.route(RoutedRequest.of(spec), views)
-        if position not in range(len(views)):
-            raise PluginError(
-                f"router: {type(self._router).__name__!r} chose {position!r} for request {spec.request_id}; "
-                f"expected a position from 0 to {len(views) - 1}"
-            )
-        return position
 
     def _pool(self, spec: RequestSpec) -> _Pool:
         if spec.model not in self._pools:

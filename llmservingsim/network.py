@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from llmservingsim.backend import NetworkModel, SystemModel
+from llmservingsim.backend.collectives import COLLECTIVES
 from llmservingsim.backend.config import LINK_GB, MEMORY_GB
 from llmservingsim.backend.measured import read_measured
 from llmservingsim.backend.topologies import Topology, Torus, build_network, parse_topology, read_topology
@@ -20,7 +21,6 @@ from llmservingsim.plugins import find_plugin
 from llmservingsim.units import parse_bandwidth, parse_time_ns
 
 _SHAPES = get_args(Shape)
-_COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ def _own(name: str, options: Mapping[str, Any]) -> Topology:
 def _system(
     spec: NetworkSpec, network: NetworkModel, accelerators: Sequence[AcceleratorSpec], base: Path
 ) -> SystemModel:
-    algorithms: dict[str, Any] = {name: _algorithms(spec, network, name) for name in _COLLECTIVES}
+    algorithms: dict[str, Any] = {name: _algorithms(spec, network, name) for name in COLLECTIVES}
     return SystemModel(
         preferred_dataset_splits=spec.preferred_dataset_splits,
         active_chunks_per_dimension=spec.active_chunks_per_dimension,

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from llmservingsim.backend import Backend, GraphId, Ticket
 from llmservingsim.config.catalog import ModelSpec
-from llmservingsim.errors import ConfigError, PluginError
+from llmservingsim.errors import ConfigError
 from llmservingsim.graph import Graph, Node, NodeType
 from llmservingsim.instance import Instance
 from llmservingsim.model import KvShare, ParallelLayout, kv_bytes_per_token_layer, kv_shares
-from llmservingsim.serving import Outcome, RejectReason, Request, RoutedRequest, Router
+from llmservingsim.serving import Outcome, RejectReason, Request, Router
 from llmservingsim.serving.remote import Load, LoadingScheduler
-from llmservingsim.serving.routing import FinishedRequest
+from llmservingsim.serving.routing import FinishedRequest, choose
 from llmservingsim.workload import RequestSpec
 
 
@@ -103,12 +103,9 @@ class KvTransfers:
     def hand_over(self, instance: Instance, spec: RequestSpec, request: Request, now_ns: int) -> None:
         """Queue a request that ``instance`` has prefilled at the decode instance that the router picks."""
         able = [d for d in self._serving(spec) if d.engine.reject_reason(spec) is None]
-        position = self._router.route(RoutedRequest.of(spec), [d.load() for d in able]) if len(able) > 1 else 0
-        if position not in range(len(able)):
-            raise PluginError(
-                f"router: {type(self._router).__name__!r} chose {position!r} for the decode of request "
-                f"{spec.request_id}; expected a position from 0 to {len(able) - 1}"
-            )
+        position = 0
+        if len(able) > 1:
+            position = choose(self._router, spec, [d.load() for d in able], "the decode of request")
         going_on = able[position].engine.go_on(spec, request, instance.index)
         able[position].wake()
         if going_on.remote_tokens:

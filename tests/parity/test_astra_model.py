@@ -3,10 +3,7 @@
 `astra_differential.py` compares many more programs, and shrinks one that differs.
 """
 
-import importlib.util
-import sys
 from collections import defaultdict
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -14,22 +11,8 @@ from astra_differential import describe, difference
 from astra_model import AbortError, EndlessError, simulate
 from astra_programs import random_program
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "validate_astra.py"
 SEEDS = 500
 SEEDS_PER_TEST = 100
-
-
-@pytest.fixture(scope="module")
-def validation() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("validate_astra", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look themselves up
-    spec.loader.exec_module(module)
-    if not module.DATA.is_dir():
-        pytest.skip(f"the reference runs of ASTRA-sim are not at {module.DATA}")
-    return module
 
 
 def verdict(validation: ModuleType, row: object, monkeypatch: pytest.MonkeyPatch) -> str | None:

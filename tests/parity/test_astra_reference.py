@@ -4,15 +4,10 @@ The runs lie outside the repository, so the tests skip without them; `benchmarks
 judged.
 """
 
-import importlib.util
-import sys
 from collections import Counter
-from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "validate_astra.py"
 
 # Rows per section that must be compared; fewer means that something hides some.
 SECTIONS = {
@@ -56,19 +51,6 @@ SECTIONS = {
         "casys_tp": 1,
     },
 }
-
-
-@pytest.fixture(scope="module")
-def validation() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("validate_astra", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look themselves up
-    spec.loader.exec_module(module)
-    if not module.DATA.is_dir():
-        pytest.skip(f"the reference runs of ASTRA-sim are not at {module.DATA}")
-    return module
 
 
 @pytest.mark.parametrize("file", SECTIONS)

@@ -104,7 +104,6 @@ class CollectiveLibrary {
   SystemConfig config_;
   const Network& network_;
   Grid grid_;
-  std::unique_ptr<CollectiveAlgorithm> ring_;
   Dimension ring_dimension_;
   std::array<List, 4> lists_;
 };

@@ -148,10 +148,7 @@ class Builder {
   bool needs_events() const { return config_.parity; }
 
   // Whether a lane that has only such nodes, one after another, takes the sum of their times.
-  bool is_chainable(const PlanNode& node) const {
-    const bool may_be_instant = config_.parity && config_.roofline_enabled && node.slot == Slot::kCompute;
-    return node.is_timed && !may_be_instant && !config_.record_nodes && !needs_events();
-  }
+  bool is_chainable(const PlanNode& node) const { return node.is_timed && !config_.record_nodes && !needs_events(); }
 
   // Turns "waits for" into "releases"; a dependency that is both data and control counts once.
   void link() {

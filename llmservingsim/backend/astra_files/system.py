@@ -10,6 +10,7 @@ from typing import Any, cast, get_args
 
 from llmservingsim.backend.astra_files.programs import read_program, write_program
 from llmservingsim.backend.astra_files.text import read_json, read_yaml, write_json
+from llmservingsim.backend.collectives import COLLECTIVES
 from llmservingsim.backend.config import (
     CollectiveName,
     Dialect,
@@ -21,7 +22,6 @@ from llmservingsim.backend.config import (
 from llmservingsim.backend.fields import Fields
 from llmservingsim.errors import TraceError
 
-_COLLECTIVES: tuple[CollectiveName, ...] = get_args(CollectiveName)
 _ALGORITHMS = ("ring", "oneRing", "direct", "oneDirect", "halvingDoubling", "oneHalvingDoubling", "doubleBinaryTree")
 _ALGORITHM = re.compile(rf"(?:{'|'.join(_ALGORITHMS)}|(?:direct|oneDirect)\d{{1,5}}|[\w.]+:\w+)")
 _CUSTOM_SUFFIX: Mapping[Dialect, str] = {"astra-sim": "-custom", "llmservingsim": "-chakra"}
@@ -160,7 +160,7 @@ def _implementation(fields: Fields, collective: CollectiveName) -> list[str]:
 def _custom(fields: Fields, dialect: Dialect) -> dict[CollectiveName, str]:
     """Return collective -> prefix of the traces that spell it out."""
     custom: dict[CollectiveName, str] = {}
-    for name in _COLLECTIVES:
+    for name in COLLECTIVES:
         key = _key(name) + _CUSTOM_SUFFIX[dialect]
         if key in fields and not (dialect == "llmservingsim" and name == "reduce_scatter"):
             prefixes = fields.one_or_more(key, str)
@@ -207,7 +207,7 @@ def write_system(path: Path, system: SystemModel, programs_by_node: Mapping[int,
         "preferred-dataset-splits": system.preferred_dataset_splits,
         "local-mem-bw": system.local_mem_bw_gbps,
     }
-    for name in _COLLECTIVES:
+    for name in COLLECTIVES:
         if names := getattr(system, name):
             content[_key(name)] = names
     content |= _optional_keys(system) | _write_programs(path, system, programs_by_node or {})

@@ -1,5 +1,6 @@
 """Which instance a request goes to, decided from what a real router can see."""
 
+from llmservingsim.serving.routing.choose import choose
 from llmservingsim.serving.routing.loads import LoadBoard, LoadView
 from llmservingsim.serving.routing.make import ROUTERS, make_router
 from llmservingsim.serving.routing.protocol import (
@@ -25,5 +26,6 @@ __all__ = [
     "Role",
     "RoutedRequest",
     "Router",
+    "choose",
     "make_router",
 ]

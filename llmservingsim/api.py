@@ -20,8 +20,9 @@ from llmservingsim.config.peer import import_peer_file, is_peer_file
 from llmservingsim.errors import ConfigError
 from llmservingsim.export import TraceExporter
 from llmservingsim.loop import serve
+from llmservingsim.parts import Libraries
 from llmservingsim.report import Provenance, Recorder, SimulationResult, summarise
-from llmservingsim.resolve import BackendFactory, Libraries, System, resolve
+from llmservingsim.resolve import BackendFactory, System, resolve
 from llmservingsim.strict import convert
 from llmservingsim.workload import (
     GeneratorSpec,

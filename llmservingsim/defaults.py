@@ -8,7 +8,7 @@ import msgspec
 
 from llmservingsim.config import ExpertSpec, InstanceSpec, LatencySpec
 from llmservingsim.config.catalog import AcceleratorSpec
-from llmservingsim.config.spec import All2AllBackend
+from llmservingsim.config.quantities import All2AllBackend
 from llmservingsim.errors import ConfigError
 
 _LARGE_DEVICE_BYTES = 70 * 2**30

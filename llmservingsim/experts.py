@@ -9,7 +9,7 @@ import numpy as np
 
 from llmservingsim.config import ExpertSpec
 from llmservingsim.config.catalog import ModelSpec
-from llmservingsim.config.spec import All2AllBackend
+from llmservingsim.config.quantities import All2AllBackend
 from llmservingsim.errors import ConfigError, located
 from llmservingsim.model import ParallelLayout
 from llmservingsim.plugins import make_plugin

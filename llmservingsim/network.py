@@ -15,7 +15,7 @@ from llmservingsim.backend.topologies import Topology, Torus, build_network, par
 from llmservingsim.config import NetworkSpec
 from llmservingsim.config.catalog import AcceleratorSpec, catalogued_networks, find_network
 from llmservingsim.config.load import SUFFIXES
-from llmservingsim.config.spec import Shape
+from llmservingsim.config.quantities import Shape
 from llmservingsim.errors import ConfigError, PluginError, located, nearest, one_of
 from llmservingsim.plugins import find_plugin
 from llmservingsim.units import parse_bandwidth, parse_time_ns

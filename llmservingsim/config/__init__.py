@@ -1,18 +1,8 @@
 """What the user wrote: frozen strict specs, their loading, and the catalogue of models and accelerators."""
 
+from llmservingsim.config.instance_spec import ExpertSpec, InstanceSpec, LatencySpec, ServingSpec
 from llmservingsim.config.load import apply_overrides, json_schema, load_run
-from llmservingsim.config.spec import (
-    AdmissionSpec,
-    ExpertSpec,
-    InstanceSpec,
-    LatencySpec,
-    MemorySpec,
-    NetworkSpec,
-    NodeSpec,
-    RunSpec,
-    ServingSpec,
-    SloSpec,
-)
+from llmservingsim.config.spec import AdmissionSpec, MemorySpec, NetworkSpec, NodeSpec, RunSpec, SloSpec
 
 __all__ = [
     "AdmissionSpec",

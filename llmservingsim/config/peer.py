@@ -12,16 +12,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from llmservingsim.config.spec import (
-    Count,
-    InstanceSpec,
-    KvDtype,
-    MemorySpec,
-    NetworkSpec,
-    NodeSpec,
-    RunSpec,
-    ServingSpec,
-)
+from llmservingsim.config.instance_spec import InstanceSpec, ServingSpec
+from llmservingsim.config.quantities import Count, KvDtype
+from llmservingsim.config.spec import MemorySpec, NetworkSpec, NodeSpec, RunSpec
 from llmservingsim.errors import ConfigError
 from llmservingsim.strict import convert
 

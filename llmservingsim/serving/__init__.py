@@ -4,7 +4,8 @@ from llmservingsim.serving.batch import Batch, Scheduled
 from llmservingsim.serving.engine import Engine, EngineConfig, Outcome, RejectReason
 from llmservingsim.serving.request import Request, RequestStatus
 from llmservingsim.serving.routing import ROUTERS, InstanceLoad, RoutedRequest, Router
-from llmservingsim.serving.scheduler import SCHEDULERS, Scheduler, SchedulerConfig
+from llmservingsim.serving.scheduler import SCHEDULERS
+from llmservingsim.serving.scheduling import Scheduler, SchedulerConfig
 
 __all__ = [
     "ROUTERS",

@@ -20,7 +20,7 @@ from llmservingsim.serving.cohort import DecodeCohort
 from llmservingsim.serving.kv import BlockHash, KVCacheManager, hash_blocks
 from llmservingsim.serving.remote import Load, LoadingScheduler
 from llmservingsim.serving.request import Request, RequestStatus
-from llmservingsim.serving.scheduler import CohortScheduler, Scheduler, SchedulerConfig
+from llmservingsim.serving.scheduling import CohortScheduler, Scheduler, SchedulerConfig
 from llmservingsim.shapes import BatchShape, Chunk
 from llmservingsim.workload.request import RequestSpec
 

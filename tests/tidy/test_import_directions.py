@@ -48,11 +48,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "network": {"config", "backend"},
     "experts": {"config", "model", "trace"},
     "astra_sim": {"backend", "trace"},
-    "resolve": RUN | {"instance", "owner", "transfer", "lockstep", "pipeline", "network", "experts", "defaults"},
+    "parts": RUN - {"report"} | {"instance", "pipeline", "experts", "defaults"},
+    "resolve": RUN | {"instance", "owner", "transfer", "lockstep", "network", "experts", "parts"},
     "admission": RUN | {"instance", "resolve"},
     "loop": RUN | {"owner", "resolve", "admission"},
     "export": RUN | {"instance", "resolve"},
-    "api": RUN | {"instance", "resolve", "loop", "export", "astra_sim"},
+    "api": RUN | {"instance", "parts", "resolve", "loop", "export", "astra_sim"},
     "": {"api", "report"},  # the package's face, `llmservingsim/__init__.py`
     # what uses runs
     "sweep": RUN | {"api", "resolve", ""},

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from llmservingsim.backend.topologies.parts import Devices, Part, Share, scaled
 from llmservingsim.backend.topologies.topology import Device, Link
-from llmservingsim.config.spec import QuantityError
+from llmservingsim.config.quantities import QuantityError
 from llmservingsim.errors import nearest, one_of
 
 

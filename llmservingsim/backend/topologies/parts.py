@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from llmservingsim.backend.topologies.paths import bytes_per_s
 from llmservingsim.backend.topologies.topology import Device, Link
-from llmservingsim.config.spec import check_quantities
+from llmservingsim.config.quantities import check_quantities
 from llmservingsim.errors import ConfigError, nearest, one_of
 from llmservingsim.units import parse_bandwidth, parse_time_ns
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llmservingsim.config.spec import All2AllBackend
+from llmservingsim.config.quantities import All2AllBackend
 from llmservingsim.errors import PluginError
 from llmservingsim.trace.bounded import remember
 from llmservingsim.trace.experts.policies import BalancedRouter

@@ -1,0 +1,145 @@
+"""The sections of the run file that describe an instance."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from llmservingsim.config.quantities import All2AllBackend, Count, KvDtype, QuantityError, Share, check_quantities
+from llmservingsim.units import parse_bandwidth, parse_size_bytes
+
+
+class LatencySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where operator latencies come from.
+
+    Attributes:
+        source: ``bundle`` (measured), ``roofline`` (from the catalogue), or ``auto``: bundle where profile
+            directories were given, else roofline. A user's own source is ``package.module:Class``, built with
+            (model, layout, accelerator).
+        variant: Folder of the bundle, by default the dtype (``bf16``).
+        skew: Whether uneven decode batches are bounded by a model fitted to the bundle's ``skew.csv``.
+    """
+
+    source: str = "auto"
+    variant: str | None = None
+    skew: Literal["fitted", "off"] = "fitted"
+
+
+class ExpertSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the tokens of a mixture of experts go, and where its experts stand. `docs/concepts/experts.md` explains it.
+
+    Attributes:
+        routing: ``balanced``, ``random``, ``round_robin``, ``skewed``, ``replayed``, or ``package.module:Class``.
+        options: Of the routing: ``exponent`` or ``path`` (a histogram) of ``skewed``, ``path`` of ``replayed``, the
+            arguments of your own class. Paths are relative to the run file.
+        placement: Of experts on ranks under expert parallelism: neighbours together, or in turn.
+        num_redundant_experts: Further copies of popular experts, placed so that ranks are loaded alike.
+    """
+
+    routing: str = "balanced"
+    options: dict[str, Any] | None = None
+    placement: Literal["linear", "round_robin"] = "linear"
+    num_redundant_experts: Annotated[int, Meta(ge=0)] = 0
+
+    def __post_init__(self) -> None:
+        if self.num_redundant_experts and self.placement == "round_robin":
+            raise QuantityError(
+                "placement: redundant experts are placed by their popularity; expected placement linear, which is the "
+                "default, or num_redundant_experts 0"
+            )
+
+
+class ServingSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Options of a serving engine; null means the default, which `llmservingsim.defaults` lists.
+
+    Attributes:
+        max_num_seqs: Most requests in the running list.
+        max_num_batched_tokens: Token budget of an iteration.
+        max_model_len: Longest sequence; by default the model's.
+        block_size: Tokens per KV block.
+        long_prefill_token_threshold: Longest prompt chunk, 0 for no limit.
+        enable_chunked_prefill: Whether a prompt may be split over iterations.
+        enable_prefix_caching: Whether full blocks are found again by their tokens.
+        scheduler_reserve_full_isl: Admit only what fits with its whole current sequence.
+        async_scheduling: Whether the next batch is formed while one runs.
+        scheduling_policy: First come first served, or by the requests' priority.
+        scheduler: Built-in name or ``package.module:Class``.
+        enforce_eager: No CUDA graphs, so no padding of batches.
+        cudagraph_capture_sizes: Token counts to which batches are padded; by default as vLLM chooses them.
+        num_gpu_blocks: KV blocks (vLLM's ``num_gpu_blocks_override``); by default predicted from memory.
+        gpu_memory_utilization: Share of device memory that the engine may use.
+        kv_cache_dtype: Of cached keys and values.
+        dtype: Of weights and activations; by default the model's.
+        enable_expert_parallel: Whether a rank holds whole experts, instead of a slice of every expert; ``auto`` means
+            yes for a mixture of experts.
+        expert_parallel_size: Parts into which the experts are divided, instead of one per rank, which is vLLM's only
+            choice.
+        all2all_backend: How tokens travel between instances that share experts.
+        experts: Where tokens go.
+        latency: Where operator latencies come from.
+    """
+
+    max_num_seqs: Count | None = None
+    max_num_batched_tokens: Count | None = None
+    max_model_len: Count | None = None
+    block_size: Count | None = None
+    long_prefill_token_threshold: Annotated[int, Meta(ge=0)] | None = None
+    enable_chunked_prefill: bool | None = None
+    enable_prefix_caching: bool | None = None
+    scheduler_reserve_full_isl: bool | None = None
+    async_scheduling: bool | None = None
+    scheduling_policy: Literal["fcfs", "priority"] | None = None
+    scheduler: str | None = None
+    enforce_eager: bool | None = None
+    cudagraph_capture_sizes: tuple[Count, ...] | None = None
+    num_gpu_blocks: Annotated[int, Meta(ge=2)] | None = None
+    gpu_memory_utilization: Share | None = None
+    kv_cache_dtype: KvDtype | None = None
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] | None = None
+    enable_expert_parallel: bool | Literal["auto"] | None = None
+    expert_parallel_size: Count | None = None
+    all2all_backend: All2AllBackend | None = None
+    experts: ExpertSpec | None = None
+    latency: LatencySpec | None = None
+
+    def __post_init__(self) -> None:
+        if self.enable_expert_parallel is False and (self.expert_parallel_size or 1) > 1:
+            raise QuantityError(
+                f"expert_parallel_size: {self.expert_parallel_size} contradicts enable_expert_parallel false"
+            )
+
+
+class InstanceSpec(ServingSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A serving replica: an engine with its devices. Every serving key may stand here too.
+
+    Attributes:
+        model: A catalogued name, ``<org>/<model>`` under a ``--models`` directory, or the path of a config.json.
+        hardware: A catalogued accelerator.
+        tensor_parallel_size: Devices that share every layer.
+        pipeline_parallel_size: Stages, each of ``tensor_parallel_size`` devices, into which the blocks are cut.
+        memory_size: Of one device, as ``"24GiB"``; by default the catalogue's.
+        memory_bandwidth: Of one device, as ``"1008GB/s"``; by default the catalogue's.
+        data_parallel_group: Name of the group of instances, alike in all keys, that share the experts of a mixture of
+            experts and run in lock step. Dense models need no group: their instances are independent in vLLM too.
+        kv_role: ``kv_both`` serves requests from prompt to end; a ``kv_producer`` computes prompts and hands each
+            request on with its first token; a ``kv_consumer`` goes on with such requests, whose KV it pulls.
+        kv_memory_model: ``vllm`` predicts KV capacity as vLLM profiles it; ``weights_only`` gives the cache all usable
+            memory that the weights leave, as LLMServingSim 2.0 does with a utilisation fitted by hand.
+    """
+
+    model: str
+    hardware: str
+    tensor_parallel_size: Count = 1
+    pipeline_parallel_size: Count = 1
+    memory_size: str | None = None
+    memory_bandwidth: str | None = None
+    data_parallel_group: str | None = None
+    kv_role: Literal["kv_both", "kv_producer", "kv_consumer"] = "kv_both"
+    kv_memory_model: Literal["vllm", "weights_only"] = "vllm"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_quantities(self, parse_size_bytes, "memory_size")
+        check_quantities(self, parse_bandwidth, "memory_bandwidth")

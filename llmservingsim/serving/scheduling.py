@@ -1,0 +1,74 @@
+"""What a scheduler is told, and what it has to answer."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import msgspec
+
+from llmservingsim.serving.cohort import DecodeCohort
+from llmservingsim.serving.request import Request
+
+
+class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What a scheduler is told; names as in vLLM.
+
+    Attributes:
+        max_num_seqs: Most requests in the running list.
+        max_num_batched_tokens: Token budget of an iteration.
+        max_model_len: Longest sequence.
+        long_prefill_token_threshold: Longest prompt chunk, 0 for no limit.
+        enable_chunked_prefill: Whether a prompt may be split over iterations.
+        scheduler_reserve_full_isl: Admit only what fits with its whole current sequence.
+        policy: ``fcfs`` or ``priority``.
+        one_batch_per_request: A request whose token a batch in flight samples is in no other, as under pipeline
+            parallelism.
+    """
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    long_prefill_token_threshold: int = 0
+    enable_chunked_prefill: bool = True
+    scheduler_reserve_full_isl: bool = True
+    policy: str = "fcfs"
+    one_batch_per_request: bool = False
+
+
+class Scheduler(Protocol):
+    """Decides batches. Built from a `SchedulerConfig` and the instance's `KVCacheManager`."""
+
+    running: list[Request]
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for admission."""
+        ...
+
+    def add(self, request: Request) -> None:
+        """Take in a new request."""
+        ...
+
+    def schedule(self, now_ns: int) -> list[tuple[Request, int]]:
+        """Form a batch: (request, new tokens) in order, with the blocks for these tokens taken.
+
+        ``num_computed_tokens`` is raised by the engine, which calls this at every iteration boundary.
+        """
+        ...
+
+    def finish(self, request: Request) -> None:
+        """Release a request that produced its last token; it may be running or preempted."""
+        ...
+
+    def waiting(self) -> list[Request]:
+        """Return the waiting requests in order, for messages."""
+        ...
+
+
+@runtime_checkable
+class CohortScheduler(Protocol):
+    """A scheduler that can move decodes together."""
+
+    def adopt(self, cohort: DecodeCohort) -> None:
+        """Take the engine's cohort, to which requests may be handed from now on."""
+        ...

@@ -14,6 +14,7 @@ from llmservingsim.errors import ConfigError, located
 from llmservingsim.experts import instance_seed
 from llmservingsim.instance import Instance
 from llmservingsim.lockstep import DataParallelGroup, find_groups
+from llmservingsim.memories import Memories
 from llmservingsim.network import plan_network
 from llmservingsim.owner import Owner
 from llmservingsim.parts import Libraries, Parts
@@ -68,10 +69,7 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
         UserError: If anything that it names is missing, contradictory, too large or not simulated.
     """
     sample_ns = _sample_ns(spec)
-    places = [
-        _Place(n, k, merge(i, spec.serving)) for n, node in enumerate(spec.nodes) for k, i in enumerate(node.instances)
-    ]
-    groups = find_groups([(place.path, place.spec) for place in places])
+    places, groups = _places(spec)
     parts = []
     for position, place in enumerate(places):
         with located(place.path):
@@ -79,9 +77,10 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
     devices: list[list[int]] = [[] for _ in spec.nodes]
     for place, part in zip(places, parts, strict=True):
         devices[place.node].append(part.layout.num_ranks)
+    memories = Memories(spec)
     plan = plan_network(spec.network, devices, [p.accelerator for p in parts], libraries.base)
     try:
-        backend = make_backend(plan.network, plan.system, MemoryModel())
+        backend = make_backend(plan.network, plan.system, memories.model)
     except ValueError as error:  # the backend's own limits
         raise ConfigError(str(error)) from error
     instances: list[Instance] = []
@@ -99,11 +98,7 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
                 owners.append(instances[position])
             elif position == members[-1]:
                 owners.append(DataParallelGroup([instances[m] for m in members], builders[0], backend))
-    sides = [
-        KvSide(i, p.model, p.layout, p.serving.kv_cache_dtype, p.spec.kv_role)
-        for p, i in zip(parts, instances, strict=True)
-    ]
-    transfers = connect(sides, backend, lambda decoders: _router(spec.decode_router, spec.seed, decoders))
+    transfers = _transfers(spec, parts, instances, backend)
     return System(
         instances=tuple(instances),
         owners=tuple(owners) if transfers is None else (*owners, transfers),
@@ -116,6 +111,24 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
         sample_ns=sample_ns,
         transfers=transfers,
     )
+
+
+def _places(spec: RunSpec) -> tuple[list[_Place], list[tuple[int, ...]]]:
+    """The instances in file order, and for each the positions of all members of its data-parallel group."""
+    places = [
+        _Place(n, k, merge(i, spec.serving)) for n, node in enumerate(spec.nodes) for k, i in enumerate(node.instances)
+    ]
+    return places, find_groups([(place.path, place.spec) for place in places])
+
+
+def _transfers(
+    spec: RunSpec, parts: Sequence[Parts], instances: Sequence[Instance], backend: Backend
+) -> KvTransfers | None:
+    sides = [
+        KvSide(i, p.model, p.layout, p.serving.kv_cache_dtype, p.spec.kv_role)
+        for p, i in zip(parts, instances, strict=True)
+    ]
+    return connect(sides, backend, lambda decoders: _router(spec.decode_router, spec.seed, decoders))
 
 
 def _sample_ns(spec: RunSpec) -> int:

@@ -2,10 +2,12 @@
 
 from llmservingsim.config.instance_spec import ExpertSpec, InstanceSpec, LatencySpec, ServingSpec
 from llmservingsim.config.load import apply_overrides, json_schema, load_run
-from llmservingsim.config.spec import AdmissionSpec, MemorySpec, NetworkSpec, NodeSpec, RunSpec, SloSpec
+from llmservingsim.config.memory_spec import CxlSpec, MemorySpec
+from llmservingsim.config.spec import AdmissionSpec, NetworkSpec, NodeSpec, RunSpec, SloSpec
 
 __all__ = [
     "AdmissionSpec",
+    "CxlSpec",
     "ExpertSpec",
     "InstanceSpec",
     "LatencySpec",

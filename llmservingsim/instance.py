@@ -85,6 +85,8 @@ class Instance:
         ranks: Its devices in the network: all of the builder's, unless that serves a group.
         listener: Hears of every submitted iteration, if set.
         successor: Who goes on with its requests after their first token; None where it decodes them itself.
+        before_batch: Submits what has to happen between the batch before, given by its ticket, and the one that begins,
+            and returns the ticket that this one has to follow; None if there is never anything.
         collective_bytes: Summed message sizes of all collectives so far, per rank.
     """
 
@@ -107,6 +109,7 @@ class Instance:
         self.role: Role = "both"
         self.listener: IterationListener | None = None
         self.successor: Successor | None = None
+        self.before_batch: Callable[[Instance, Ticket], Ticket] | None = None
         self.collective_bytes = 0
         self._backend = backend
         is_alone = len(builder.member_ranks) == 1 and builder.layout.pp == 1
@@ -165,6 +168,8 @@ class Instance:
         """
         tickets = []
         while (batch := self.engine.next_batch(now_ns)) is not None:
+            if self.before_batch is not None:
+                self._last = self.before_batch(self, self._last)
             tickets.append(self._submit(batch))
             if self.listener is not None:
                 self.listener.submitted(self, batch, now_ns)

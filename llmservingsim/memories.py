@@ -11,18 +11,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 from llmservingsim.backend import MemoryLevelModel, MemoryModel, MemoryRateModel
 from llmservingsim.backend.config import MEMORY_GB
 from llmservingsim.config import MemorySpec, RunSpec
+from llmservingsim.config.tier_spec import TierName
 from llmservingsim.errors import CapacityError, ConfigError, nearest
 from llmservingsim.graph import MemoryLocation
 from llmservingsim.units import format_size, parse_bandwidth, parse_size_bytes, parse_time_ns
 
-Tier = Literal["cpu", "cxl", "storage"]
-
-TIERS: dict[Tier, MemoryLocation] = {
+TIERS: dict[TierName, MemoryLocation] = {
     "cpu": MemoryLocation.REMOTE,
     "cxl": MemoryLocation.CXL,
     "storage": MemoryLocation.STORAGE,
@@ -40,7 +39,7 @@ class Place(NamedTuple):
         device: Which of its devices, or `INTERLEAVED`.
     """
 
-    tier: Tier
+    tier: TierName
     device: int
 
     @property
@@ -79,14 +78,14 @@ class Memories:
     """
 
     def __init__(self, spec: RunSpec) -> None:
-        devices: dict[Tier, list[MemorySpec | None]] = {
+        devices: dict[TierName, list[MemorySpec | None]] = {
             "cpu": [node.cpu_memory for node in spec.nodes],
             "cxl": [spec.cxl_memory] * (spec.cxl_memory.num_devices if spec.cxl_memory else 0),
             "storage": [node.storage for node in spec.nodes],
         }
         self._sizes = {tier: [parse_size_bytes(m.size) if m else 0 for m in found] for tier, found in devices.items()}
         self._levels = {tier: _level(found) for tier, found in devices.items()}
-        self._used: set[Tier] = set()
+        self._used: set[TierName] = set()
         self.claims: list[Claim] = []
 
     @property
@@ -144,7 +143,7 @@ class Memories:
             )
         self.claims.append(Claim(what, place, num_bytes))
 
-    def _claimed(self, tier: Tier, device: int) -> int:
+    def _claimed(self, tier: TierName, device: int) -> int:
         """Bytes of one device that claims hold; of an interleaved claim its even part, rounded up."""
         total = 0
         for claim in self.claims:
@@ -175,4 +174,4 @@ def _rate(memory: MemorySpec) -> MemoryRateModel:
     )
 
 
-assert set(TIERS) == set(get_args(Tier))
+assert set(TIERS) == set(get_args(TierName))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from llmservingsim.config import SloSpec
 from llmservingsim.instance import Instance
+from llmservingsim.kv_traffic import KvTraffic
 from llmservingsim.report.recorder import Recorder
 from llmservingsim.report.records import RequestRecord
 from llmservingsim.report.statistics import describe, describe_counts
+from llmservingsim.report.tiers import prefix_tiers
 from llmservingsim.transfer import TransferRecord
 from llmservingsim.units import NS_PER_MS, NS_PER_S, parse_time_ns
 
@@ -37,10 +39,22 @@ class Provenance(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
 
 
+class Moved(NamedTuple):
+    """KV that went beyond the device that computed it.
+
+    Attributes:
+        transfers: Between instances.
+        traffic: To and from lower tiers, if there are any.
+    """
+
+    transfers: Sequence[TransferRecord] = ()
+    traffic: KvTraffic | None = None
+
+
 def summarise(
     recorder: Recorder,
     instances: Sequence[Instance],
-    transfers: Sequence[TransferRecord],
+    moved: Moved,
     slo: SloSpec | None,
     provenance: Provenance,
     wall_s: float,
@@ -72,9 +86,9 @@ def summarise(
             ),
         },
         "preemptions": sum(r.preemptions for r in recorder.records),
-        "prefix_cache": {"npu": _prefix_cache(instances)},
+        "prefix_cache": {"npu": _prefix_cache(instances)} | prefix_tiers(moved.traffic),
         "bytes_moved": _bytes_moved(instances),
-        "kv_transfers": _kv_transfers(transfers),
+        "kv_transfers": _kv_transfers(moved.transfers),
         "energy_j": None,
         "goodput": _goodput(finished, slo, simulated_s),
         "instances": [_instance(i) for i in instances],

@@ -18,6 +18,7 @@ import msgspec
 from llmservingsim.serving.batch import Batch, Scheduled
 from llmservingsim.serving.cohort import DecodeCohort
 from llmservingsim.serving.kv import BlockHash, KVCacheManager, hash_blocks
+from llmservingsim.serving.kv.tiers import TierRead
 from llmservingsim.serving.remote import Load, LoadingScheduler
 from llmservingsim.serving.request import Request, RequestStatus
 from llmservingsim.serving.scheduling import CohortScheduler, Scheduler, SchedulerConfig
@@ -173,6 +174,13 @@ class Engine:
         assert isinstance(self.scheduler, LoadingScheduler)
         self.scheduler.loaded(request)
 
+    def recalled(self, read: TierRead) -> None:
+        """KV has come up from lower tiers."""
+        assert self.kv.tiers is not None
+        self.kv.tiers.read_ended(read)
+        if read.request.status is RequestStatus.WAITING_FOR_REMOTE_KVS:
+            self.loaded(read.request)
+
     def release(self, request: Request) -> None:
         """Give up the blocks of a request that was handed on."""
         self.kv.free(request)
@@ -194,6 +202,8 @@ class Engine:
             return None
         batch = self._launch(scheduled)
         self._in_flight.append(batch)
+        if self.kv.tiers is not None:
+            self.kv.tiers.batch_formed(batch.index)
         self.cohort.leave_after(batch)
         self.iterations += 1
         return batch
@@ -230,6 +240,8 @@ class Engine:
                 else:
                     self.scheduler.finish(request)
                     finished.append(request)
+        if self.kv.tiers is not None:
+            self.kv.tiers.batch_ended(batch.index, self.iterations - 1)
         return Outcome(batch, finished, handed, num_sampled, gaps)
 
     def _hand_off(self, request: Request) -> None:

@@ -259,13 +259,13 @@ class VllmScheduler:
         if hit is not None:
             request.remote_tokens = request.num_computed_tokens + hit.num_tokens
         missing = max(0, request.remote_tokens - request.num_computed_tokens)
-        self.kv.reserve(request, request.remote_tokens)
-        request.status = RequestStatus.WAITING_FOR_REMOTE_KVS
-        self._loading[request] = None
         if hit is not None and self.kv.tiers is not None:
-            self.kv.tiers.begin_read(request, hit)
+            self.kv.tiers.begin_read(request, hit)  # before blocks are taken, whose contents may go where the hit lies
         else:
             self._loads.append(Load(request, missing))
+        self.kv.reserve(request, request.num_tokens)  # all: two that wait with a part each could wait forever
+        request.status = RequestStatus.WAITING_FOR_REMOTE_KVS
+        self._loading[request] = None
         if not missing:
             self.loaded(request)
         return True
@@ -310,9 +310,9 @@ class VllmScheduler:
         """Give a request what is cached of it; what lies in lower tiers comes up before its batch."""
         self.kv.admit(request, prefix)
         if hit is not None and self.kv.tiers is not None:
+            self.kv.tiers.begin_read(request, hit)
             request.num_computed_tokens += hit.num_tokens
             self.kv.reserve(request, request.num_computed_tokens)
-            self.kv.tiers.begin_read(request, hit)
         self._first_admitted(request, now_ns)
 
     def _first_admitted(self, request: Request, now_ns: int) -> None:

@@ -75,15 +75,16 @@ class TierStore:
             Whether there was room, and what was evicted for it. Chunks that are read or on their way stay, and so does
             the prefix before them.
         """
+        self._followers[chunk.parent] = self._followers.get(chunk.parent, 0) + 1
+        self._entry_of.pop(chunk.parent, None)
         evicted = self._make_room(self.used_tokens + chunk.num_tokens - self.capacity)
         if self.used_tokens + chunk.num_tokens > self.capacity:
+            self._unfollow(chunk.parent)
             return False, evicted
         self._events += 1
         chunk.stored = chunk.last_used = self._events
         chunk.pins = 1
         self._chunks[chunk.key] = chunk
-        self._followers[chunk.parent] = self._followers.get(chunk.parent, 0) + 1
-        self._entry_of.pop(chunk.parent, None)
         self.used_tokens += chunk.num_tokens
         self._rank(chunk)
         return True, evicted
@@ -143,15 +144,18 @@ class TierStore:
         return evicted
 
     def _remove(self, chunk: StoredChunk) -> None:
-        """Take an end of a prefix out; what comes before it may be the next one."""
+        """Take an end of a prefix out."""
         del self._chunks[chunk.key], self._entry_of[chunk.key]
         self.used_tokens -= chunk.num_tokens
-        self._followers[chunk.parent] -= 1
-        if not self._followers[chunk.parent]:
-            del self._followers[chunk.parent]
-            before = self._chunks.get(chunk.parent)
-            if before is not None:
-                self._rank(before)
+        self._unfollow(chunk.parent)
+
+    def _unfollow(self, key: BlockHash) -> None:
+        """A chunk that continued this one has gone; now it may be the end itself."""
+        self._followers[key] -= 1
+        if not self._followers[key]:
+            del self._followers[key]
+            if key in self._chunks:
+                self._rank(self._chunks[key])
 
     def _rank(self, chunk: StoredChunk) -> None:
         """Enter a chunk into the order if it is an end; its earlier entry is stale from now on."""

@@ -168,7 +168,7 @@ class KvTiers:
         self._filling: list[_Filled] = []
         self._by_batch: deque[tuple[int, list[_Filled]]] = deque()
         self._place_of: dict[BlockHash, tuple[int, BlockHash]] = {}  # of blocks on the device: number and parent
-        if options.write == "back":
+        if options.write == "back" and targets:
             pool.evicted = self._evicted
 
     def lookup(self, request: Request, num_local_blocks: int) -> TierHit | None:
@@ -245,6 +245,8 @@ class KvTiers:
 
     def filled(self, request: Request, first: int, end: int) -> None:
         """The batch that is being formed fills these blocks of a request, or finds them filled."""
+        if not self.targets:
+            return
         begin = first // self._chunk_blocks * self._chunk_blocks
         if self.options.write == "back":
             hashes = request.block_hashes

@@ -4,6 +4,9 @@
 
     DIR/network.yml  system.json  memory.json      the instance's devices as a system of their own
     DIR/instance0/iteration_00042.0.et ...         one trace per rank
+    DIR/instance0/iteration_00042.stage1.0.et ...  each pipeline stage is a system of its own
+    DIR/instances0-1/iteration_00042.0.et ...      so is a group that runs in lock step, round by round;
+                    comm_groups.json               its --comm-group-configuration
     DIR/iterations.csv                             what each exported iteration took in the run
 """
 
@@ -17,10 +20,9 @@ import msgspec
 from llmservingsim.backend import MemoryModel, NetworkModel
 from llmservingsim.backend.astra_files import write_memory, write_network, write_system
 from llmservingsim.errors import ConfigError
-from llmservingsim.instance import Instance
+from llmservingsim.instance import Execution
 from llmservingsim.resolve import System
-from llmservingsim.serving.batch import Batch
-from llmservingsim.trace.chakra import write_traces
+from llmservingsim.trace.chakra import write_comm_groups, write_traces
 
 COLUMNS = ("instance", "iteration", "start_ns", "duration_ns", "prefix")
 
@@ -31,7 +33,7 @@ class TraceExporter:
     Args:
         directory: Where to write.
         system: The run's system; its instances report to this exporter from now on.
-        iterations: Which iterations of each instance to write.
+        iterations: Which iterations of each instance, or rounds of each group, to write.
 
     Raises:
         ConfigError: If the instances differ in size or share a ring, so that none is a system of its own, or if
@@ -41,22 +43,19 @@ class TraceExporter:
     def __init__(self, directory: Path, system: System, iterations: range) -> None:
         self._directory = directory
         self._iterations = iterations
-        self._submitted_ns: dict[tuple[int, int], int] = {}
-        self._last_end_ns: dict[int, int] = {}
+        self._submitted_ns: dict[Path, int] = {}
+        self._last_end_ns: dict[tuple[int, int], int] = {}
         self._rows: list[tuple[int, int, int, int, str]] = []
-        if any(len(i.builder.member_ranks) > 1 for i in system.instances):
-            raise ConfigError("--emit-traces: instances that run in lock step are no systems of their own")
-        if any(i.builder.layout.pp > 1 for i in system.instances):
-            raise ConfigError("--emit-traces: an iteration of an instance with pipeline stages is several graphs")
-        sizes = {len(i.ranks) for i in system.instances}
+        sizes = {len(i.builder.ranks) for i in system.instances}
         if len(sizes) > 1:
             raise ConfigError("--emit-traces: the instances have different numbers of devices; export one at a time")
         ranks = sizes.pop()
-        if "Ring" in system.network.topology and len(system.instances) > 1:
-            raise ConfigError(
-                "--emit-traces: instances that share a ring are no systems of their own; use one instance"
-            )
         network = _network_of(system.network, ranks)
+        if "Ring" in system.network.topology and system.network.npus != ranks:
+            raise ConfigError(
+                "--emit-traces: instances that share a ring are no systems of their own, nor are stages; use one "
+                "instance, or one group, of one stage that fills it"
+            )
         directory.mkdir(parents=True, exist_ok=True)
         write_network(directory / "network.yml", network)
         write_system(directory / "system.json", system.system)
@@ -64,21 +63,27 @@ class TraceExporter:
         for instance in system.instances:
             instance.listener = self
 
-    def submitted(self, instance: Instance, batch: Batch, now_ns: int) -> None:
-        """Write the batch's graph if it is one of those asked for."""
-        if batch.index not in self._iterations:
+    def submitted(self, execution: Execution, now_ns: int) -> None:
+        """Write the graph if it is one of those asked for."""
+        if execution.number not in self._iterations:
             return
-        self._submitted_ns[instance.index, batch.index] = now_ns
-        write_traces(instance.builder.export((batch.shape,)), self._prefix(instance, batch))
+        prefix = self._prefix(execution)
+        self._submitted_ns[prefix] = now_ns
+        graph = execution.builder.export(execution.shapes)
+        write_traces(graph, prefix)
+        if len(execution.instances) > 1:
+            write_comm_groups(graph, prefix.parent / "comm_groups.json")
 
-    def ended(self, instance: Instance, batch: Batch, now_ns: int) -> None:
-        """Note what the batch took: it ran from its submission, or from the end of the one before."""
-        submitted_ns = self._submitted_ns.pop((instance.index, batch.index), None)
+    def ended(self, execution: Execution, now_ns: int) -> None:
+        """Note what the graph took: it ran from its submission, or from the end of the one before."""
+        first, builder = execution.instances[0], execution.builder
+        prefix = self._prefix(execution)
+        submitted_ns = self._submitted_ns.pop(prefix, None)
         if submitted_ns is not None:
-            start_ns = max(submitted_ns, self._last_end_ns.get(instance.index, 0))
-            prefix = self._prefix(instance, batch).relative_to(self._directory)
-            self._rows.append((instance.index, batch.index, start_ns, now_ns - start_ns, str(prefix)))
-        self._last_end_ns[instance.index] = now_ns
+            start_ns = max(submitted_ns, self._last_end_ns.get((first, builder.stage), 0))
+            name = str(prefix.relative_to(self._directory))
+            self._rows.append((first, execution.number, start_ns, now_ns - start_ns, name))
+        self._last_end_ns[first, builder.stage] = now_ns
 
     def close(self) -> Path:
         """Write iterations.csv; return its path."""
@@ -89,8 +94,11 @@ class TraceExporter:
             writer.writerows(self._rows)
         return path
 
-    def _prefix(self, instance: Instance, batch: Batch) -> Path:
-        return self._directory / f"instance{instance.index}" / f"iteration_{batch.index:05d}"
+    def _prefix(self, execution: Execution) -> Path:
+        builder = execution.builder
+        folder = f"instance{'s' if len(execution.instances) > 1 else ''}{'-'.join(map(str, execution.instances))}"
+        stage = f".stage{builder.stage}" if builder.layout.pp > 1 else ""
+        return self._directory / folder / f"iteration_{execution.number:05d}{stage}"
 
 
 def _network_of(network: NetworkModel, ranks: int) -> NetworkModel:

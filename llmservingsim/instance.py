@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from llmservingsim.backend import Backend, Ticket
 from llmservingsim.errors import SimulationError
@@ -12,6 +12,7 @@ from llmservingsim.model import CapacityReport
 from llmservingsim.serving import Engine, InstanceLoad, Outcome, RejectReason, Request
 from llmservingsim.serving.batch import Batch
 from llmservingsim.serving.routing import Role
+from llmservingsim.shapes import BatchShape
 from llmservingsim.trace import IterationBuilder
 from llmservingsim.workload import RequestSpec
 
@@ -39,15 +40,31 @@ class DeviceMemory:
         return self.weights_bytes + blocks * self.block_bytes
 
 
+class Execution(NamedTuple):
+    """A graph that instances execute: an iteration, or one pipeline stage of it.
+
+    Attributes:
+        instances: Whose; several if they run in lock step.
+        number: Of the batch, or of the round of a group.
+        builder: Made the graph; knows the stage.
+        shapes: A batch per instance.
+    """
+
+    instances: tuple[int, ...]
+    number: int
+    builder: IterationBuilder
+    shapes: tuple[BatchShape, ...]
+
+
 class IterationListener(Protocol):
     """Hears of an instance's iterations."""
 
-    def submitted(self, instance: Instance, batch: Batch, now_ns: int) -> None:
-        """A batch was handed to the backend; it runs when the one before has ended."""
+    def submitted(self, execution: Execution, now_ns: int) -> None:
+        """A graph was handed to the backend; it runs when the one before of the same stage has ended."""
         ...
 
-    def ended(self, instance: Instance, batch: Batch, now_ns: int) -> None:
-        """A batch ended."""
+    def ended(self, execution: Execution, now_ns: int) -> None:
+        """A graph ended."""
         ...
 
 
@@ -172,7 +189,7 @@ class Instance:
                 self._last = self.before_batch(self, self._last)
             tickets.append(self._submit(batch))
             if self.listener is not None:
-                self.listener.submitted(self, batch, now_ns)
+                self.listener.submitted(self._execution(batch), now_ns)
         return tickets
 
     def _submit(self, batch: Batch) -> Ticket:
@@ -190,13 +207,21 @@ class Instance:
     def complete(self, ticket: Ticket, now_ns: int) -> Iterable[tuple[Instance, Outcome]]:
         """Apply the oldest batch in flight, which has just ended."""
         del ticket
-        outcome = self.engine.complete(now_ns)
+        ended = self.apply(now_ns)
         if self.listener is not None:
-            self.listener.ended(self, outcome.batch, now_ns)
+            self.listener.ended(self._execution(ended[0][1].batch), now_ns)
+        return ended
+
+    def apply(self, now_ns: int) -> tuple[tuple[Instance, Outcome]]:
+        """Apply the oldest batch in flight, whoever ran it, and hand on what somebody else will decode."""
+        outcome = self.engine.complete(now_ns)
         for request in outcome.handed:
             assert self.successor is not None
             self.successor.hand_over(self, self._handing.pop(request.request_id), request, now_ns)
         return ((self, outcome),)
+
+    def _execution(self, batch: Batch) -> Execution:
+        return Execution((self.index,), batch.index, self.builder, (batch.shape,))
 
     def describe_waiting(self) -> list[str]:
         """Say of each held request what it waits for; for the message of a deadlock."""

@@ -86,11 +86,6 @@ class Parts:
         parts = expert_parts(serving.enable_expert_parallel, serving.expert_parallel_size, model, tp * dp)
         redundant = serving.experts.num_redundant_experts if model.num_experts else 0
         layout = ParallelLayout(tp, spec.pipeline_parallel_size, parts, dp, redundant_experts=redundant)
-        if layout.pp > 1 and layout.dp > 1:
-            raise ConfigError(
-                "pipeline_parallel_size: stages in a data-parallel group of a mixture of experts are not simulated "
-                "yet; expected 1"
-            )
         check_layout(model, layout)
         if spec.max_model_len is not None and spec.max_model_len > model.max_position_embeddings:
             raise ConfigError(
@@ -105,7 +100,7 @@ class Parts:
         """Put the instance together."""
         memory = self.memory()
         engine = self.engine(index, memory.num_blocks)
-        if len(builders) > 1:
+        if len(builders) > 1 and self.layout.dp == 1:
             made: Instance = PipelinedInstance(node, self.model.name, engine, builders, backend, memory)
         else:
             made = Instance(node, self.model.name, engine, builders[0], backend, memory)

@@ -102,7 +102,7 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
             if len(members) == 1:
                 owners.append(instances[position])
             elif position == members[-1]:
-                owners.append(DataParallelGroup([instances[m] for m in members], builders[0], backend))
+                owners.append(DataParallelGroup([instances[m] for m in members], builders, backend))
     transfers = _transfers(spec, parts, instances, backend)
     traffic = connect_tiers(tiers, instances, [p.model for p in parts], backend)
     return System(

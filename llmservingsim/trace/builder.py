@@ -70,7 +70,7 @@ class IterationBuilder:
         self.ranks = tuple(rank for ranks in self.member_ranks for rank in ranks)
         backend = self.experts.all2all_backend if self.experts else "allgather_reducescatter"
         self._segments = cut_stage(self.model, self.layout, self.stage, backend)
-        self._classes = rank_classes(self.layout, self.member_ranks, self.experts)
+        self._classes = rank_classes(self.layout, self.member_ranks, self.experts if self._expert_rows() else None)
         lines = [line for segment in self._segments for line in _fuse(segment)]
         self.template = self._graph([lines] * len(self._classes), self.member_ranks)
         self._costs = self._expert_costs()
@@ -207,17 +207,21 @@ class IterationBuilder:
         Raises:
             PluginError: If the latency source does not time experts.
         """
-        layers = self.experts.geometry.layers if self.experts is not None else ()
-        blocks = stage_range(self.model.num_layers, self.layout.pp, self.stage)
-        ours = [row for row, layer in enumerate(layers) if layer in blocks]
-        if self.experts is None or not ours:
+        rows = self._expert_rows()
+        if self.experts is None or not rows:
             return None
         if not isinstance(self.source, ExpertLatencySource):
             raise PluginError(
                 f"latency: {type(self.source).__name__!r} has no method 'moe_latency_ns', which {self.model.name}, "
                 "a mixture of experts, needs"
             )
-        return ExpertCosts(self.experts, self.source, self.layout, self._classes, slice(ours[0], ours[-1] + 1))
+        return ExpertCosts(self.experts, self.source, self.layout, self._classes, slice(rows[0], rows[-1] + 1))
+
+    def _expert_rows(self) -> list[int]:
+        """Which of the model's mixture-of-experts blocks, counted from 0, are the stage's."""
+        layers = self.experts.geometry.layers if self.experts is not None else ()
+        blocks = stage_range(self.model.num_layers, self.layout.pp, self.stage)
+        return [row for row, layer in enumerate(layers) if layer in blocks]
 
     def _graph(self, lines: Sequence[Sequence[_Line]], member_ranks: Sequence[Sequence[int]]) -> Graph:
         """Chain the nodes of every class; group m is member m, the last one all of them if there are several."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ from llmservingsim.trace.experts import (
     ExpertSplit,
     place_experts,
 )
+from llmservingsim.trace.experts.policies import RandomRouter
 
 MODEL = ModelSpec(
     name="acme/tiny-moe",
@@ -213,6 +215,27 @@ def test_stages_hold_their_own_blocks_and_the_ends_their_operators() -> None:
     block = 20 + 30 + 40 + 40 + 50 + 20 + 8000 + 14 + 4
     assert (first, last) == (10 + block, block + 210)
     assert stages[1].export([decodes(4, 10)]).names[:2] == ("block1.layernorm", "block1.qkv_proj")
+
+
+def test_ranks_of_a_stage_without_experts_do_the_same_work_however_experts_are_loaded() -> None:
+    """Block 0 has none here: 20 + 30 + 40 + kv + 50 and an all-reduce, 20 + 60 + 30 + 70 and another, per member."""
+    model = msgspec.structs.replace(MODEL, first_dense_layers=1)
+    geometry = ExpertGeometry((1,), 4, 2)
+    routing = ExpertRouting(geometry, RandomRouter(geometry), place_experts("linear", 4, 4))
+    layout = ParallelLayout(tp=2, pp=2, ep=4, dp=2)
+    first, last = (IterationBuilder(model, layout, [[0, 1], [4, 5]], Dense(), (), stage, routing) for stage in range(2))
+    assert first.template.rank_classes == ((0, 1), (4, 5))
+    assert last.template.rank_classes == ((0,), (1,), (4,), (5,))
+    found = first.durations_ns([decodes(4, 10), decodes(2, 10)]).tolist()
+    assert found == [10 + 140 + 40, 0, 180, 0, 10 + 140 + 20, 0, 180, 0]
+
+
+class Dense(Priced):
+    """Times a dense block's operators too."""
+
+    def latency_ns(self, operator: str, shape: BatchShape) -> int:
+        dense = {"gate_up_proj": 60, "act_fn": 30, "down_proj": 70}
+        return dense[operator] if operator in dense else super().latency_ns(operator, shape)
 
 
 def test_a_stage_that_ends_with_a_collective_has_nothing_behind_it() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,10 +18,12 @@ from llmservingsim.config.catalog import AcceleratorSpec, catalogued_networks, f
 from llmservingsim.config.load import SUFFIXES
 from llmservingsim.config.quantities import Shape
 from llmservingsim.errors import ConfigError, PluginError, located, nearest, one_of
+from llmservingsim.placement import Box, Footprint, box_of, communicators, place
 from llmservingsim.plugins import find_plugin
 from llmservingsim.units import parse_bandwidth, parse_time_ns
 
 _SHAPES = get_args(Shape)
+_POWERS_OF_TWO = ("halvingDoubling", "doubleBinaryTree")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +38,17 @@ class NetworkPlan:
 
     network: NetworkModel
     system: SystemModel
-    ranks: tuple[range, ...]
+    ranks: tuple[Sequence[int], ...]
 
 
 def plan_network(
-    spec: NetworkSpec, nodes: Sequence[Sequence[int]], accelerators: Sequence[AcceleratorSpec], base: Path
+    spec: NetworkSpec, footprints: Sequence[Footprint], accelerators: Sequence[AcceleratorSpec], base: Path
 ) -> NetworkPlan:
     """Build network and system layer, and give every instance its ranks.
 
     Args:
         spec: The section ``network``.
-        nodes: Devices of every instance of every node.
+        footprints: Of every instance, in file order.
         accelerators: Of every instance.
         base: Where relative paths start.
 
@@ -53,15 +56,21 @@ def plan_network(
         ConfigError: If something is wrong, or the network has too few ranks.
     """
     with located("network"):
-        devices = sum(map(sum, nodes))
         shapes = _shapes(spec)
         if shapes is not None:
-            network, npus_per_node = _grid(spec, shapes, devices, accelerators), None
+            network = _grid(spec, shapes, sum(f.devices for f in footprints), accelerators)
+            has_servers = len(shapes) > 1 and any(f.nnodes > 1 for f in footprints)
+            npus_per_node = prod(network.npus_count[:-1]) if has_servers else None
         else:
             topology = _named(spec, base)
             network, npus_per_node = build_network(topology, spec.model), getattr(topology, "npus_per_node", None)
-        system = _system(spec, network, accelerators, base)
-        return NetworkPlan(network, system, _ranks(nodes, network.npus, npus_per_node))
+        ranks = place(footprints, network.npus, npus_per_node)
+        boxes = {
+            collective: [box for group in groups if (box := box_of(group, network.npus_count)) is not None]
+            for collective, groups in communicators(footprints, ranks).items()
+        }
+        system = _system(spec, network, boxes, accelerators, base)
+        return NetworkPlan(network, system, ranks)
 
 
 def _shapes(spec: NetworkSpec) -> tuple[str, ...] | None:
@@ -143,9 +152,13 @@ def _own(name: str, options: Mapping[str, Any]) -> Topology:
 
 
 def _system(
-    spec: NetworkSpec, network: NetworkModel, accelerators: Sequence[AcceleratorSpec], base: Path
+    spec: NetworkSpec,
+    network: NetworkModel,
+    boxes: Mapping[str, Sequence[Box]],
+    accelerators: Sequence[AcceleratorSpec],
+    base: Path,
 ) -> SystemModel:
-    algorithms: dict[str, Any] = {name: _algorithms(spec, network, name) for name in COLLECTIVES}
+    algorithms: dict[str, Any] = {name: _algorithms(spec, network, boxes[name], name) for name in COLLECTIVES}
     return SystemModel(
         preferred_dataset_splits=spec.preferred_dataset_splits,
         active_chunks_per_dimension=spec.active_chunks_per_dimension,
@@ -159,19 +172,25 @@ def _system(
     )
 
 
-def _algorithms(spec: NetworkSpec, network: NetworkModel, collective: str) -> list[str]:
+def _algorithms(spec: NetworkSpec, network: NetworkModel, boxes: Sequence[Box], collective: str) -> list[str]:
     stated = getattr(spec, collective)
     if stated == "auto":
-        return auto_algorithms(network, collective)
+        return auto_algorithms(network, collective, boxes)
     if stated and len(stated) != len(network.npus_count):
         raise ConfigError(
             f"{collective}: expected an algorithm per dimension, {len(network.npus_count)}, or none at all, "
             f"got {list(stated)}"
         )
+    for dimension, name in enumerate(stated):
+        if name in _POWERS_OF_TWO and (odd := [box[dimension] for box in boxes if box[dimension].bit_count() != 1]):
+            raise ConfigError(
+                f"{collective}: {name!r} needs a power of two of ranks, but a collective has {odd[0]} in dimension "
+                f"{dimension}; expected ring or direct"
+            )
     return list(stated)
 
 
-def auto_algorithms(network: NetworkModel, collective: str) -> list[str]:
+def auto_algorithms(network: NetworkModel, collective: str, boxes: Sequence[Box] = ()) -> list[str]:
     """Choose an algorithm per dimension where the file says ``auto``.
 
     - A grid of one dimension: ``ring`` for everything, as in the files of LLMServingSim and most of ASTRA-sim's.
@@ -180,13 +199,14 @@ def auto_algorithms(network: NetworkModel, collective: str) -> list[str]:
       through half of the ranks.
     - The innermost dimension elsewhere: ``ring``. It moves the fewest bytes that any algorithm can, and hops inside a
       node are short.
-    - Outer dimensions elsewhere, if they are a power of two: ``halvingDoubling``. It moves as few bytes in log2(n)
-      instead of n - 1 hops, and the farther a hop, the less it carries, which is what an oversubscribed spine needs.
-      Other sizes: ``ring``.
+    - Outer dimensions elsewhere, if they and all collectives along them are a power of two: ``halvingDoubling``. It
+      moves as few bytes in log2(n) instead of n - 1 hops, and the farther a hop, the less it carries, which is what an
+      oversubscribed spine needs. Other sizes: ``ring``.
 
     Args:
         network: Its logical shape, and the shapes of a grid's dimensions.
         collective: ``all_reduce``, ``all_gather``, ``reduce_scatter`` or ``all_to_all``.
+        boxes: Of those that the run has.
     """
     if network.fabric is None and len(network.topology) == 1:
         return ["ring"]
@@ -198,26 +218,6 @@ def auto_algorithms(network: NetworkModel, collective: str) -> list[str]:
         elif collective == "all_to_all":
             chosen.append("direct")
         else:
-            chosen.append("halvingDoubling" if dimension and ranks.bit_count() == 1 else "ring")
+            is_power = all(size.bit_count() == 1 for size in (ranks, *(box[dimension] for box in boxes)))
+            chosen.append("halvingDoubling" if dimension and is_power else "ring")
     return chosen
-
-
-def _ranks(nodes: Sequence[Sequence[int]], npus: int, npus_per_node: int | None) -> tuple[range, ...]:
-    """Ranks in file order; where the network has servers, those of ``nodes[i]`` are on server i."""
-    size = npus_per_node or npus
-    found = []
-    first = 0
-    for number, instances in enumerate(nodes):
-        if npus_per_node:
-            first = number * npus_per_node
-            if sum(instances) > size or first >= npus:
-                raise ConfigError(
-                    f"topology: nodes[{number}] uses {sum(instances)} devices; expected at most {npus // size} nodes "
-                    f"of at most {size} devices each, which is what the topology has"
-                )
-        for devices in instances:
-            found.append(range(first, first + devices))
-            first += devices
-    if first > npus:
-        raise ConfigError(f"topology: it has {npus} ranks, but the instances use {first}; expected at least as many")
-    return tuple(found)

@@ -95,7 +95,7 @@ class Parts:
         return cls(spec, serving, model, layout, accelerator)
 
     def instance(
-        self, index: int, node: int, ranks: range, builders: Sequence[IterationBuilder], backend: Backend
+        self, index: int, node: int, ranks: Sequence[int], builders: Sequence[IterationBuilder], backend: Backend
     ) -> Instance:
         """Put the instance together."""
         memory = self.memory()

@@ -19,6 +19,7 @@ from llmservingsim.memories import Memories
 from llmservingsim.network import plan_network
 from llmservingsim.owner import Owner
 from llmservingsim.parts import Libraries, Parts
+from llmservingsim.placement import Footprint
 from llmservingsim.serving import Router
 from llmservingsim.serving.routing import make_router
 from llmservingsim.tier_plan import TierInputs, plan_tiers
@@ -78,11 +79,9 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
     for position, place in enumerate(places):
         with located(place.path):
             parts.append(Parts.gather(place.spec, libraries, len(groups[position])))
-    devices: list[list[int]] = [[] for _ in spec.nodes]
-    for place, part in zip(places, parts, strict=True):
-        devices[place.node].append(part.layout.num_ranks)
     memories = Memories(spec)
-    plan = plan_network(spec.network, devices, [p.accelerator for p in parts], libraries.base)
+    footprints = _footprints(spec, places, parts, groups)
+    plan = plan_network(spec.network, footprints, [p.accelerator for p in parts], libraries.base)
     tiers = plan_tiers([_tier_inputs(place, part) for place, part in zip(places, parts, strict=True)], memories)
     try:
         backend = make_backend(plan.network, plan.system, memories.model)
@@ -140,6 +139,24 @@ def _transfers(
         for p, i in zip(parts, instances, strict=True)
     ]
     return connect(sides, backend, lambda decoders: _router(spec.decode_router, spec.seed, decoders))
+
+
+def _footprints(
+    spec: RunSpec, places: Sequence[_Place], parts: Sequence[Parts], groups: Sequence[Sequence[int]]
+) -> list[Footprint]:
+    """What the instances take of the network; a node without instances has to be one that an earlier one reaches."""
+    found = [
+        Footprint(p.path, p.node, q.layout.num_ranks, p.spec.nnodes, q.layout.pp, group[0] if q.layout.dp > 1 else -1)
+        for p, q, group in zip(places, parts, groups, strict=True)
+    ]
+    used = {node for f in found for node in range(f.node, f.node + f.nnodes)}
+    for node in range(len(spec.nodes)):
+        if node not in used:
+            raise ConfigError(
+                f"nodes[{node}].instances: nothing is on this node; expected an instance, here or on an earlier node "
+                "with nnodes that reach this one"
+            )
+    return found
 
 
 def _sample_ns(spec: RunSpec) -> int:

@@ -140,6 +140,7 @@ class InstanceSpec(ServingSpec, frozen=True, kw_only=True, forbid_unknown_fields
         hardware: A catalogued accelerator.
         tensor_parallel_size: Devices that share every layer.
         pipeline_parallel_size: Stages, each of ``tensor_parallel_size`` devices, into which the blocks are cut.
+        nnodes: Servers over which its devices are spread evenly, from its node on.
         memory_size: Of one device, as ``"24GiB"``; by default the catalogue's.
         memory_bandwidth: Of one device, as ``"1008GB/s"``; by default the catalogue's.
         data_parallel_group: Name of the group of instances, alike in all keys, that share the experts of a mixture of
@@ -154,6 +155,7 @@ class InstanceSpec(ServingSpec, frozen=True, kw_only=True, forbid_unknown_fields
     hardware: str
     tensor_parallel_size: Count = 1
     pipeline_parallel_size: Count = 1
+    nnodes: Count = 1
     memory_size: str | None = None
     memory_bandwidth: str | None = None
     data_parallel_group: str | None = None

@@ -21,12 +21,12 @@ class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A server.
 
     Attributes:
-        instances: The serving replicas on its devices.
+        instances: The serving replicas on its devices; none on a node that is used by one of an earlier node.
         cpu_memory: Host memory.
         storage: Its drives, as one.
     """
 
-    instances: Annotated[tuple[InstanceSpec, ...], Meta(min_length=1)]
+    instances: tuple[InstanceSpec, ...]
     cpu_memory: MemorySpec | None = None
     storage: MemorySpec | None = None
 

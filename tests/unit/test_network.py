@@ -13,6 +13,7 @@ from llmservingsim.config import NetworkSpec
 from llmservingsim.config.catalog import find_accelerator
 from llmservingsim.errors import ConfigError, PluginError
 from llmservingsim.network import NetworkPlan, auto_algorithms, plan_network
+from llmservingsim.placement import Footprint
 
 H100 = find_accelerator("H100")
 NETWORKS = Path(__file__).parents[2] / "inputs" / "networks"
@@ -20,8 +21,12 @@ COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
 
 
 def plan(nodes: Sequence[Sequence[int]] = ((8,),), base: Path = NETWORKS, **keys: Any) -> NetworkPlan:
-    spec = msgspec.convert(keys, NetworkSpec)
-    return plan_network(spec, nodes, [H100] * sum(map(len, nodes)), base)
+    places = [(n, i, size) for n, node in enumerate(nodes) for i, size in enumerate(node)]
+    return planned([Footprint(f"nodes[{n}].instances[{i}]", n, size) for n, i, size in places], base, **keys)
+
+
+def planned(footprints: Sequence[Footprint], base: Path = NETWORKS, **keys: Any) -> NetworkPlan:
+    return plan_network(msgspec.convert(keys, NetworkSpec), footprints, [H100] * len(footprints), base)
 
 
 class Star:
@@ -143,6 +148,48 @@ def test_without_servers_ranks_go_on_from_node_to_node() -> None:
 def test_a_node_that_does_not_fit_its_server_is_refused(nodes: Sequence[Sequence[int]], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         plan(nodes, topology="rail-h100.yaml")
+
+
+def over(nnodes: int, devices: int = 8, **keys: Any) -> Footprint:
+    return Footprint("nodes[0].instances[0]", 0, devices, nnodes, **keys)
+
+
+def test_an_instance_may_stand_on_several_servers_of_a_cluster() -> None:
+    found = planned([over(2), Footprint("nodes[1].instances[0]", 1, 4)], topology="rail-h100.yaml")
+    assert found.ranks == ((0, 1, 2, 3, 8, 9, 10, 11), range(12, 16))
+
+
+GRID = {"topology": ["FullyConnected", "Switch"], "npus_count": [4, 4], "bandwidth": "1GB/s", "latency": "1us"}
+
+
+def test_the_outermost_dimension_of_a_grid_counts_servers_once_an_instance_takes_several() -> None:
+    second = Footprint("nodes[1].instances[0]", 1, 1)
+    assert planned([over(2, 4), second], **GRID).ranks == ((0, 1, 4, 5), range(6, 7))
+    assert planned([over(1, 4), second], **GRID).ranks == (range(4), range(4, 5))
+    assert planned([over(1, 3), second], **GRID).ranks == (range(3), range(3, 4))
+
+
+def test_one_dimension_has_no_servers() -> None:
+    with pytest.raises(
+        ConfigError, match=r"network: nodes\[0\].instances\[0\]: nnodes: 2 servers, but the network has"
+    ):
+        planned([over(2)])
+
+
+def test_auto_takes_a_ring_where_a_collective_has_no_power_of_two_of_servers() -> None:
+    """Halving and doubling over three servers would never end."""
+    assert planned([over(2, 8)], **GRID).system.all_reduce == ["ring", "halvingDoubling"]
+    assert planned([over(3, 12)], **GRID).system.all_reduce == ["ring", "ring"]
+    members = [Footprint("", node, 8, group=0) for node in range(3)]
+    system = planned(members, topology="rail-h100.yaml", options={"nodes": 4}).system
+    assert (system.all_reduce, system.reduce_scatter) == (["ring", "halvingDoubling"], ["ring", "ring"])
+
+
+def test_a_stated_algorithm_that_could_not_run_is_refused() -> None:
+    said = "network: all_reduce: 'halvingDoubling' needs a power of two of ranks, but a collective has 3 in dimension 1"
+    with pytest.raises(ConfigError, match=said):
+        planned([over(3, 12)], all_reduce=["ring", "halvingDoubling"], **GRID)
+    assert planned([over(3, 12)], reduce_scatter=["ring", "halvingDoubling"], **GRID).ranks == (tuple(range(12)),)
 
 
 FABRIC = FabricModel([])

@@ -8,6 +8,8 @@ from math import prod
 from pathlib import Path
 from typing import Any, get_args
 
+import msgspec
+
 from llmservingsim.backend import NetworkModel, SystemModel
 from llmservingsim.backend.collectives import COLLECTIVES
 from llmservingsim.backend.config import LINK_GB, MEMORY_GB
@@ -20,6 +22,7 @@ from llmservingsim.config.quantities import Shape
 from llmservingsim.errors import ConfigError, PluginError, located, nearest, one_of
 from llmservingsim.placement import Box, Footprint, box_of, communicators, place
 from llmservingsim.plugins import find_plugin
+from llmservingsim.strict import convert
 from llmservingsim.units import parse_bandwidth, parse_time_ns
 
 _SHAPES = get_args(Shape)
@@ -141,7 +144,8 @@ def _named(spec: NetworkSpec, base: Path) -> Topology | Torus:
 def _own(name: str, options: Mapping[str, Any]) -> Topology:
     make = find_plugin("topology", name, {})
     try:
-        made = make(**options)
+        is_struct = isinstance(make, type) and issubclass(make, msgspec.Struct)
+        made = convert(options, make, f"topology: {name}: options", ConfigError) if is_struct else make(**options)
     except TypeError as error:
         raise PluginError(f"topology: {name!r} cannot be built from options {dict(options)}: {error}") from error
     for member in ("npus_count", "links"):

@@ -14,8 +14,9 @@ from msgspec import Meta
 
 from llmservingsim.config.instance_spec import InstanceSpec, ServingSpec
 from llmservingsim.config.memory_spec import CxlSpec, MemorySpec
+from llmservingsim.config.peer_links import import_links
 from llmservingsim.config.quantities import Count, KvDtype
-from llmservingsim.config.spec import NetworkSpec, NodeSpec, RunSpec
+from llmservingsim.config.spec import NodeSpec, RunSpec
 from llmservingsim.errors import ConfigError
 from llmservingsim.strict import convert
 
@@ -109,7 +110,7 @@ def import_peer_file(data: object, where: str) -> tuple[RunSpec, list[str]]:
     cluster = convert(data, _Cluster, where, ConfigError)
     _check_count(cluster.num_nodes, len(cluster.nodes), f"{where}: num_nodes", "nodes")
     notes = _notes(cluster)
-    nodes = []
+    nodes: list[NodeSpec] = []
     for n, node in enumerate(cluster.nodes):
         place = f"{where}: nodes[{n}]"
         _check_count(node.num_instances, len(node.instances), f"{place}.num_instances", "instances")
@@ -117,24 +118,17 @@ def import_peer_file(data: object, where: str) -> tuple[RunSpec, list[str]]:
         nodes.append(
             NodeSpec(instances=instances, cpu_memory=MemorySpec(**_quantities(node.cpu_mem)) if node.cpu_mem else None)
         )
-    network = NetworkSpec(
-        topology="FullyConnected",
-        bandwidth=f"{_innermost(cluster.link_bw)}GiB/s",
-        latency=f"{_innermost(cluster.link_latency)}ns",
-    )
+    devices = [[i.tensor_parallel_size * i.pipeline_parallel_size for i in node.instances] for node in nodes]
+    network, of_links = import_links(cluster.link_bw, cluster.link_latency, devices, where)
     cxl = cluster.cxl_mem
     pool = CxlSpec(num_devices=cxl.num_devices, **_quantities(cxl)) if cxl else None
     run = RunSpec(nodes=tuple(nodes), network=network, router="least_loaded", serving=_DEFAULTS, cxl_memory=pool)
-    return run, notes
+    return run, notes + of_links
 
 
 def _notes(cluster: _Cluster) -> list[str]:
     """Say what the file states and the run does not use; nothing of it would change the timing."""
     notes = []
-    for key in ("link_bw", "link_latency"):
-        value = getattr(cluster, key)
-        if isinstance(value, tuple) and len(value) > 1:
-            notes.append(f"{key} is used up to its first number: the network has one dimension")
     for n, node in enumerate(cluster.nodes):
         if node.power:
             notes.append(f"nodes[{n}].power is not used: power is not simulated")
@@ -202,10 +196,6 @@ def _tensor_parallel_size(peer: _Instance, where: str) -> int:
 
 def _quantities(peer: _Memory) -> dict[str, str]:
     return {"size": f"{peer.mem_size}GiB", "bandwidth": f"{peer.mem_bw}GB/s", "latency": f"{peer.mem_latency}ns"}
-
-
-def _innermost(value: float | tuple[float, ...]) -> float:
-    return value[0] if isinstance(value, tuple) else value
 
 
 def _check_count(stated: int | None, actual: int, where: str, what: str) -> None:

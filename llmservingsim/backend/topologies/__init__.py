@@ -5,6 +5,7 @@ from llmservingsim.backend.topologies.cluster import Cluster
 from llmservingsim.backend.topologies.description import TOPOLOGY_KINDS, TopologyKind, parse_topology, read_topology
 from llmservingsim.backend.topologies.fabrics import DragonflyFabric, FatTreeFabric, RailFabric
 from llmservingsim.backend.topologies.graph import Cable, Graph
+from llmservingsim.backend.topologies.islands import Islands
 from llmservingsim.backend.topologies.nodes import Host, MeshNode, PcieNode, SwitchNode
 from llmservingsim.backend.topologies.parts import Memory
 from llmservingsim.backend.topologies.topology import Device, Link, Topology
@@ -19,6 +20,7 @@ __all__ = [
     "FatTreeFabric",
     "Graph",
     "Host",
+    "Islands",
     "Link",
     "Memory",
     "MeshNode",

@@ -9,6 +9,7 @@ from typing import Any, cast
 from llmservingsim.backend.topologies.cluster import Cluster
 from llmservingsim.backend.topologies.fabrics import DragonflyFabric, FatTreeFabric, RailFabric
 from llmservingsim.backend.topologies.graph import Cable, Graph
+from llmservingsim.backend.topologies.islands import Islands
 from llmservingsim.backend.topologies.nodes import Host, MeshNode, PcieNode, SwitchNode
 from llmservingsim.backend.topologies.parts import Memory
 from llmservingsim.backend.topologies.torus import Torus
@@ -17,7 +18,7 @@ from llmservingsim.config.load import read_data
 from llmservingsim.errors import ConfigError
 from llmservingsim.strict import convert
 
-TopologyKind = Cluster | MeshNode | SwitchNode | PcieNode | Torus | Graph
+TopologyKind = Cluster | MeshNode | SwitchNode | PcieNode | Torus | Islands | Graph
 
 TOPOLOGY_KINDS = (
     Cluster,
@@ -30,6 +31,7 @@ TOPOLOGY_KINDS = (
     FatTreeFabric,
     DragonflyFabric,
     Torus,
+    Islands,
     Graph,
     Cable,
 )

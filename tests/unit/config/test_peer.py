@@ -139,10 +139,10 @@ def test_what_is_stated_in_vain_is_noted() -> None:
     spec, notes = import_peer_file(changed(add), "file")
     assert spec.network.bandwidth == "16.0GiB/s"
     assert [note.split(" is ")[0] for note in notes] == [
-        "link_bw",
         "nodes[0].power",
         "nodes[0].cpu_mem.pim_config",
         "nodes[0].instances[0].npu_mem.mem_latency",
+        "link_bw and link_latency are read as [within an instance, between instances of a node]; nothing",
     ]
 
 

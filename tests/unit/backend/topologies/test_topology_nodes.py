@@ -1,10 +1,20 @@
 """Servers: who is linked to whom, how wide, and which way messages take."""
 
+from typing import Any
+
 import msgspec
 import pytest
-from topology_examples import GB, HOST, NVSWITCH, max_flow
+from topology_examples import EVERY_KIND, GB, HOST, NVSWITCH, max_flow
 
-from llmservingsim.backend.topologies import Device, Memory, MeshNode, PcieNode, SwitchNode, build_network
+from llmservingsim.backend.topologies import (
+    Device,
+    Memory,
+    MeshNode,
+    PcieNode,
+    SwitchNode,
+    build_network,
+    parse_topology,
+)
 from llmservingsim.errors import ConfigError
 
 
@@ -15,6 +25,36 @@ def test_a_mesh_has_a_link_per_pair_and_one_hop_between_any_two() -> None:
     assert len(links) == 28
     assert {link.bandwidth for link in links} == {32 * GB}
     assert mesh.route(2, 7) == (2, 7)
+
+
+def test_the_smallest_group_that_has_both_ends_says_how_fast_a_link_of_islands_is() -> None:
+    """Instances of 3, 1 and 2 devices, the first two on one node."""
+    islands = EVERY_KIND["islands"]
+    found = {(link.source, link.target): (link.bandwidth, link.latency) for link in islands.links()}
+    assert len(found) == 6 * 5 // 2
+    assert found[0, 2] == found[4, 5] == ("300GB/s", "500ns")
+    assert found[0, 3] == found[2, 3] == ("100GB/s", "1us")
+    assert found[0, 4] == found[3, 5] == ("25GB/s", "5us")
+    assert (islands.npus_count, islands.route(0, 5)) == ((6,), (0, 5))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"bandwidth": ["1GB/s"]}, r"t: bandwidth: expected 3, one per level, got \['1GB/s'\]"),
+        ({"latency": ["1us"] * 4}, "t: latency: expected 3, one per level"),
+        (
+            {"sizes": [[2, 2], [3, 1]]},
+            r"t: sizes: expected every group of level 1 to consist of whole groups of level 0",
+        ),
+        ({"sizes": [[2, 2], [2]]}, r"t: sizes: expected every group of level 1 .* got \[2\] over \[2, 2\]"),
+        ({"sizes": []}, "t: sizes: expected array of length >= 1"),
+    ],
+)
+def test_islands_that_do_not_nest_are_refused(change: dict[str, Any], said: str) -> None:
+    whole = {"kind": "islands", "sizes": [[2, 2], [4]], "bandwidth": ["1GB/s"] * 3, "latency": ["1us"] * 3}
+    with pytest.raises(ConfigError, match=said):
+        parse_topology(whole | change, "t")
 
 
 def test_half_of_a_mesh_sends_to_the_other_half_over_every_pair_between_them() -> None:

@@ -12,6 +12,7 @@ from llmservingsim.backend.topologies import (
     FatTreeFabric,
     Graph,
     Host,
+    Islands,
     Link,
     MeshNode,
     PcieNode,
@@ -55,6 +56,9 @@ EVERY_KIND: dict[str, Any] = {
     "nvswitch": NVSWITCH,
     "nvswitch in planes": SwitchNode(npus=8, switches=4, bandwidth="450GB/s", latency="500ns"),
     "pcie": PcieNode(npus=8, nics=2, host=HOST),
+    "islands": Islands(
+        sizes=((3, 1, 2), (4, 2)), bandwidth=("300GB/s", "100GB/s", "25GB/s"), latency=("500ns", "1us", "5us")
+    ),
     "rail": Cluster(nodes=3, node=NVSWITCH, fabric=RailFabric(**WIRE)),
     "rail without pxn": Cluster(nodes=3, node=NVSWITCH, fabric=RailFabric(pxn=False, nodes_per_leaf=2, **WIRE)),
     "fat tree of two levels": Cluster(nodes=6, node=LONE, fabric=FatTreeFabric(leaf_ports=2, **WIRE)),

@@ -144,3 +144,37 @@ def test_more_ranks_than_kv_heads_hold_copies_of_them_all_the_way() -> None:
     vocabulary = 128256 // 16 * hidden
     block = attention + 3 * hidden * mlp // 16 + 2 * hidden
     assert blocks[16].weights_bytes == 2 * (16 * block + vocabulary + hidden)
+
+
+@pytest.mark.parametrize(("source", "target", "copies"), [(16, 2, 1), (2, 16, 2), (16, 16, 2), (8, 16, 2)])
+def test_every_decoding_rank_pulls_the_kv_head_that_it_holds(source: int, target: int, copies: int) -> None:
+    """Of 100 tokens and 16 blocks: 8 heads of 64 elements, keys and values; 16 ranks hold every head twice.
+
+    A prompt's instance is on the first two servers, its answer's on the next two.
+    """
+    sides = [
+        {"kv_role": role, "tensor_parallel_size": tp, "nnodes": 2}
+        for role, tp in (("kv_producer", source), ("kv_consumer", target))
+    ]
+    spec = config(sides[:1], [], sides[1:])
+    spec["network"] = {"topology": "DGX-H100-SuperPOD", "options": {"nodes": 4}}
+    made = Run(spec, [RequestSpec(0, 0, TOKENS, 2)])
+    made.execute()
+    assert made.system.transfers is not None
+    (record,) = made.system.transfers.records
+    assert record.num_bytes == copies * TOKENS * 16 * 2 * 8 * 64 * 2
+    assert [{rank // 16 for rank in one.ranks} for one in made.system.instances] == [{0}, {1}]
+
+
+def test_an_answer_ends_and_a_prompt_is_refused_at_the_longest_sequence_in_a_group_too(tmp_path: Any) -> None:
+    """Of 40 tokens: a prompt of 30 gets 10 of the 20 that it asks for, one of 40 is refused (its row keeps the 20)."""
+    spec = members(write_model(tmp_path), pp=2, max_model_len=40)
+    made = Run(spec, [RequestSpec(i, 0, prompt, 20) for i, prompt in enumerate((30, 40, 39))])
+    made.execute()
+    records = sorted(made.recorder.records, key=lambda r: r.request_id)
+    assert [(r.status, r.output_tokens) for r in records] == [("finished", 10), ("rejected", 20), ("finished", 1)]
+
+
+def test_a_longest_sequence_beyond_the_models_positions_is_refused(tmp_path: Any) -> None:
+    with pytest.raises(ConfigError, match="max_model_len: 4097 is beyond the 4096 positions"):
+        Run(members(write_model(tmp_path), max_model_len=4097), [RequestSpec(0, 0, 1, 1)])

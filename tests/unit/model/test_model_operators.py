@@ -94,6 +94,17 @@ def test_decode_attention_reads_the_whole_context() -> None:
     assert cost.flops == 4 * 4000 * 4096
 
 
+def test_ranks_beyond_the_kv_heads_compute_and_read_a_whole_head_each() -> None:
+    """Llama-3.1-8B has 8 KV heads of 128 and 32 query heads; of 16 ranks each has two of these and one of those."""
+    work, layout = Work.of_requests([(1, 1000), (1, 500)]), ParallelLayout(tp=16)
+    operators = {operator.name: operator for operator in block_operators(LLAMA)}
+    attention = operators["attention"].cost(LLAMA, work, layout)
+    assert attention.flops == 4 * 1500 * 2 * 128
+    assert attention.input_bytes == 2 * (2 * 2 * 128 + 1500 * 2 * 128)
+    assert operators["qkv_proj"].cost(LLAMA, work, layout).weight_bytes == 2 * 4096 * (2 + 2) * 128
+    assert operators["rotary_emb"].cost(LLAMA, work, layout).output_bytes == 2 * 2 * (2 + 1) * 128
+
+
 def test_all_reduces_follow_the_output_and_down_projection_or_the_experts() -> None:
     block = block_operators(LLAMA)
     assert [op.name for op in block if op.all_reduce] == ["o_proj", "down_proj"]

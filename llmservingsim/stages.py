@@ -9,8 +9,7 @@ stage computes one after another, and sends one after another, as on a connectio
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -54,10 +53,16 @@ class _Rounds:
         self._backend = backend
 
     def compute(self, stage: _Stage, work: _Work, now_ns: int, after: Ticket = -1) -> Ticket:
-        """Submit a round's graph of a stage."""
-        with self.located(work):
+        """Submit a round's graph of a stage.
+
+        Raises:
+            SimulationError: If a latency is negative or larger than the backend can count.
+        """
+        try:
             durations, sizes = stage.builder.durations_ns(work.shapes), stage.builder.sizes_bytes(work.shapes)
             ticket = self._backend.submit(stage.graph, durations, sizes, after)
+        except (ValueError, OverflowError) as error:  # a latency that no clock can count
+            raise self.failed(work, error) from error
         if sizes is not None:
             for member, nodes in zip(self._members, stage.first_rank_nodes, strict=True):
                 member.collective_bytes += int(sizes[nodes].sum())
@@ -70,15 +75,11 @@ class _Rounds:
         if (listener := self._members[0].listener) is not None:
             listener.ended(self._execution(stage, work), now_ns)
 
-    @contextmanager
-    def located(self, work: _Work) -> Iterator[None]:
-        """Say whose a latency is that no clock can count."""
-        try:
-            yield
-        except (ValueError, OverflowError) as error:
-            first, *others = (member.index for member in self._members)
-            who = f"instances {[first, *others]}" if others else f"instance {first}"
-            raise SimulationError(f"{who}, iteration {work.number}: {error}") from error
+    def failed(self, work: _Work, error: Exception) -> SimulationError:
+        """Say whose round the backend refused."""
+        first, *others = (member.index for member in self._members)
+        who = f"instances {[first, *others]}" if others else f"instance {first}"
+        return SimulationError(f"{who}, iteration {work.number}: {error}")
 
     def _execution(self, stage: _Stage, work: _Work) -> Execution:
         return Execution(tuple(m.index for m in self._members), work.number, stage.builder, work.shapes)
@@ -184,11 +185,14 @@ class Stages:
         return False
 
     def _send(self, work: _Work) -> Ticket:
+        """Submit a round's messages; they follow those that the stage sent before."""
         stage = self._stages[work.stage]
-        tokens = np.repeat([shape.num_tokens for shape in work.shapes], 2).astype(np.int64)
-        sizes = tokens * self._bytes_per_token
-        with self._rounds.located(work):
+        per_token = self._bytes_per_token
+        sizes = np.array([shape.num_tokens * per_token for shape in work.shapes for _ in range(2)], dtype=np.int64)
+        try:
             stage.last_sent = self._backend.submit(self._messages[work.stage], None, sizes, stage.last_sent)
+        except (ValueError, OverflowError) as error:  # a message that no clock can count
+            raise self._rounds.failed(work, error) from error
         return stage.last_sent
 
 

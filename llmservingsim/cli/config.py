@@ -39,10 +39,7 @@ def check(
         memory = instance.memory
         tokens = memory.num_blocks * instance.engine.config.block_size
         source = instance.builder.source.provenance().get("source", "own")
-        print(
-            f"instance {instance.index}: {instance.model} on {len(instance.builder.ranks)} device(s), "
-            f"{source} latencies"
-        )
+        print(f"instance {instance.index}: {instance.model} on {len(instance.ranks)} device(s), {source} latencies")
         print(
             f"  KV cache: {memory.num_blocks:,} blocks, {tokens:,} tokens, {format_size(memory.block_bytes)} per block"
         )

@@ -29,7 +29,7 @@ from tiny_moe import (
 )
 
 from llmservingsim import Run, RunOptions
-from llmservingsim.errors import DeadlockError
+from llmservingsim.errors import DeadlockError, SimulationError
 from llmservingsim.instance import Execution
 from llmservingsim.latency import ExpertWork
 from llmservingsim.lockstep import DUMMY, DataParallelGroup
@@ -164,12 +164,37 @@ def test_the_kv_capacity_is_that_of_the_stage_with_the_fewest_blocks(model: str)
     assert memory.num_blocks == (int(0.9 * 2**30) - memory.weights_bytes) // memory.block_bytes
 
 
+def test_a_group_with_stages_hands_prompts_on_to_another(model: str) -> None:
+    """Every rank of the decode side pulls what it keeps: 2 blocks of 4 heads of 16, keys and values in two bytes."""
+    spec = members(model, kv_role="kv_producer")
+    spec["nodes"] += members(model, kv_role="kv_consumer", data_parallel_group="B")["nodes"]
+    made = run(spec, (100, 5, 0), (40, 5, 0), (7, 5, 300))
+    assert made.system.transfers is not None
+    assert sorted(r.num_bytes for r in made.system.transfers.records) == [t * 4 * 4 * 16 * 2 * 2 for t in (7, 40, 100)]
+    assert [i.engine.kv.pool.num_held for i in made.system.instances] == [0] * 4
+
+
 def test_a_group_that_is_stuck_says_whose_requests_wait(model: str) -> None:
     """A scheduler that never schedules: the run ends, and names every request."""
     spec = members(model)
     spec["serving"]["scheduler"] = f"{__name__}:Refuser"
     with pytest.raises(DeadlockError, match=r"(?s)instance 0: Request.*waits for.*instance 1: Request.*waits for"):
         run(spec, (10, 1, 0), (20, 1, 0))
+
+
+@pytest.mark.parametrize("pp", [1, 2])
+def test_a_latency_that_no_clock_can_count_names_the_members(model: str, pp: int) -> None:
+    spec = members(model, pp=pp)
+    spec["serving"]["latency"]["source"] = f"{__name__}:Negative"
+    with pytest.raises(SimulationError, match=r"instances \[0, 1\], iteration 0: "):
+        run(spec, (10, 1, 0))
+
+
+class Negative(Blocks):
+    """Operators take less than no time."""
+
+    def latency_ns(self, operator: str, shape: BatchShape) -> int:
+        return -1
 
 
 class Refuser:
@@ -254,7 +279,7 @@ layouts = st.tuples(st.integers(1, 3), st.integers(2, 3), st.sampled_from([1, 2]
     drawn=requests,
     layout=layouts,
     routing=st.sampled_from(["balanced", "random"]),
-    bandwidth=st.sampled_from(["3GB/s", "0.003GB/s"]),
+    network=st.tuples(st.sampled_from(["3GB/s", "0.003GB/s"]), st.sampled_from(["unaware", "flow", "aware"])),
     blocks=st.integers(12, 40),
 )
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -263,14 +288,14 @@ def test_every_request_ends_and_members_share_every_round(
     drawn: list[tuple[int, int, int]],
     layout: tuple[int, int, int],
     routing: str,
-    bandwidth: str,
+    network: tuple[str, str],
     blocks: int,
 ) -> None:
     pp, dp, tp = layout
     sizes = {"max_num_batched_tokens": 64, "max_num_seqs": 6, "num_gpu_blocks": blocks}
     spec = members(mixed, dp, pp, tp, expert_parallel_size=2 if tp * dp % 2 == 0 else 1, **sizes)
     spec["serving"] |= {"experts": {"routing": routing}, "enable_expert_parallel": None}
-    spec["network"]["bandwidth"] = bandwidth
+    spec["network"]["bandwidth"], spec["network"]["model"] = network
     made = Run(spec, [RequestSpec(i, at * US, p, o) for i, (p, o, at) in enumerate(drawn)])
     heard = Rounds()
     for one in made.system.instances:

@@ -19,16 +19,8 @@ from llmservingsim.config import InstanceSpec
 from llmservingsim.errors import ConfigError
 from llmservingsim.instance import Instance
 from llmservingsim.serving import Outcome
-from llmservingsim.serving.batch import Batch
-from llmservingsim.shapes import BatchShape
-from llmservingsim.stages import OneStage, Stages
+from llmservingsim.stages import OneStage, Round, Stages
 from llmservingsim.trace import IterationBuilder
-
-DUMMY = BatchShape(prefills=(), num_decodes=1, decode_kv_tokens=1, max_decode_kv_tokens=1, num_tokens=1)
-"""The batch of a member that has nothing to compute."""
-
-Round = tuple[Batch | None, ...]
-"""A batch per member; None is a dummy."""
 
 
 class DataParallelGroup:
@@ -62,9 +54,9 @@ class DataParallelGroup:
             batches = tuple(member.engine.next_batch(now_ns) for member in self.members)
             if not any(batches):
                 break
-            shapes = (batch.shape if batch is not None else DUMMY for batch in batches)
-            self._stages.enter(self.num_rounds, shapes)
-            self._in_flight.append(batches)
+            formed = Round.of(self.num_rounds, *batches)
+            self._stages.enter(formed)
+            self._in_flight.append(formed)
             self.num_rounds += 1
             self.num_dummies += batches.count(None)
         return self._stages.begin(now_ns)
@@ -73,7 +65,7 @@ class DataParallelGroup:
         """Apply the oldest round in flight, if it has just left the last stage."""
         ended: list[tuple[Instance, Outcome]] = []
         if self._stages.complete(ticket, now_ns):
-            for member, batch in zip(self.members, self._in_flight.popleft(), strict=True):
+            for member, batch in zip(self.members, self._in_flight.popleft().batches, strict=True):
                 if batch is not None:
                     ended += member.apply(now_ns)
         return ended

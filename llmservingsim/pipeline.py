@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from llmservingsim.backend import Backend, Ticket
 from llmservingsim.instance import DeviceMemory, Instance
 from llmservingsim.serving import Engine, Outcome
-from llmservingsim.stages import Stages
+from llmservingsim.stages import Round, Stages
 from llmservingsim.trace import IterationBuilder
 
 
@@ -47,7 +47,7 @@ class PipelinedInstance(Instance):
             SimulationError: If a latency is negative or larger than the backend can count.
         """
         while (batch := self.engine.next_batch(now_ns)) is not None:
-            self._stages.enter(batch.index, (batch.shape,))
+            self._stages.enter(Round.of(batch.index, batch))
         return self._stages.begin(now_ns)
 
     def complete(self, ticket: Ticket, now_ns: int) -> Iterable[tuple[Instance, Outcome]]:

@@ -9,7 +9,7 @@ stage computes one after another, and sends one after another, as on a connectio
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -20,15 +20,37 @@ from llmservingsim.backend import Backend, Ticket
 from llmservingsim.errors import SimulationError
 from llmservingsim.graph import Graph, Node, NodeType
 from llmservingsim.instance import Execution, Instance
+from llmservingsim.serving.batch import Batch
 from llmservingsim.shapes import BatchShape
 from llmservingsim.trace import IterationBuilder
+
+DUMMY = BatchShape(prefills=(), num_decodes=1, decode_kv_tokens=1, max_decode_kv_tokens=1, num_tokens=1)
+"""The batch of a member that has nothing to compute."""
+
+
+class Round(NamedTuple):
+    """What enters the first stage together.
+
+    Attributes:
+        number: Of the batch of a lone instance, or of a group's round.
+        batches: One per member; None is a dummy.
+        shapes: Of these.
+    """
+
+    number: int
+    batches: tuple[Batch | None, ...]
+    shapes: tuple[BatchShape, ...]
+
+    @classmethod
+    def of(cls, number: int, *batches: Batch | None) -> Round:
+        """Give dummies their shape."""
+        return cls(number, batches, tuple(batch.shape if batch is not None else DUMMY for batch in batches))
 
 
 class _Work(NamedTuple):
     """What a ticket is: a round in a stage, or on its way to the next."""
 
-    number: int
-    shapes: tuple[BatchShape, ...]
+    round: Round
     stage: int
     is_message: bool = False
 
@@ -40,7 +62,7 @@ class _Stage:
         self.builder = builder
         self.graph = backend.register(builder.template)
         self.first_rank_nodes = _first_rank_nodes(builder)
-        self.waiting: deque[_Work] = deque()
+        self.waiting: deque[Round] = deque()
         self.is_busy = False
         self.last_sent: Ticket = -1
 
@@ -52,37 +74,37 @@ class _Rounds:
         self._members = tuple(members)
         self._backend = backend
 
-    def compute(self, stage: _Stage, work: _Work, now_ns: int, after: Ticket = -1) -> Ticket:
+    def compute(self, stage: _Stage, started: Round, now_ns: int, after: Ticket = -1) -> Ticket:
         """Submit a round's graph of a stage.
 
         Raises:
             SimulationError: If a latency is negative or larger than the backend can count.
         """
         try:
-            durations, sizes = stage.builder.durations_ns(work.shapes), stage.builder.sizes_bytes(work.shapes)
+            durations, sizes = stage.builder.durations_ns(started.shapes), stage.builder.sizes_bytes(started.shapes)
             ticket = self._backend.submit(stage.graph, durations, sizes, after)
         except (ValueError, OverflowError) as error:  # a latency that no clock can count
-            raise self.failed(work, error) from error
+            raise self.failed(started, error) from error
         if sizes is not None:
             for member, nodes in zip(self._members, stage.first_rank_nodes, strict=True):
                 member.collective_bytes += int(sizes[nodes].sum())
         if (listener := self._members[0].listener) is not None:
-            listener.submitted(self._execution(stage, work), now_ns)
+            listener.submitted(self._execution(stage, started), now_ns)
         return ticket
 
-    def ended(self, stage: _Stage, work: _Work, now_ns: int) -> None:
+    def ended(self, stage: _Stage, left: Round, now_ns: int) -> None:
         """A round has left a stage."""
         if (listener := self._members[0].listener) is not None:
-            listener.ended(self._execution(stage, work), now_ns)
+            listener.ended(self._execution(stage, left), now_ns)
 
-    def failed(self, work: _Work, error: Exception) -> SimulationError:
+    def failed(self, refused: Round, error: Exception) -> SimulationError:
         """Say whose round the backend refused."""
         first, *others = (member.index for member in self._members)
         who = f"instances {[first, *others]}" if others else f"instance {first}"
-        return SimulationError(f"{who}, iteration {work.number}: {error}")
+        return SimulationError(f"{who}, iteration {refused.number}: {error}")
 
-    def _execution(self, stage: _Stage, work: _Work) -> Execution:
-        return Execution(tuple(m.index for m in self._members), work.number, stage.builder, work.shapes)
+    def _execution(self, stage: _Stage, what: Round) -> Execution:
+        return Execution(tuple(m.index for m in self._members), what.number, stage.builder, what.shapes)
 
 
 class OneStage:
@@ -97,12 +119,12 @@ class OneStage:
     def __init__(self, members: Sequence[Instance], builder: IterationBuilder, backend: Backend) -> None:
         self._rounds = _Rounds(members, backend)
         self._stage = _Stage(builder, backend)
-        self._in_flight: deque[_Work] = deque()
+        self._in_flight: deque[Round] = deque()
         self._last: Ticket = -1
 
-    def enter(self, number: int, shapes: Iterable[BatchShape]) -> None:
-        """Queue a round: its number, and a batch per member."""
-        self._stage.waiting.append(_Work(number, tuple(shapes), 0))
+    def enter(self, new: Round) -> None:
+        """Queue a round."""
+        self._stage.waiting.append(new)
 
     def begin(self, now_ns: int) -> list[Ticket]:
         """Submit every round that has entered.
@@ -112,9 +134,9 @@ class OneStage:
         """
         tickets = []
         while self._stage.waiting:
-            work = self._stage.waiting.popleft()
-            self._last = self._rounds.compute(self._stage, work, now_ns, self._last)
-            self._in_flight.append(work)
+            started = self._stage.waiting.popleft()
+            self._last = self._rounds.compute(self._stage, started, now_ns, self._last)
+            self._in_flight.append(started)
             tickets.append(self._last)
         return tickets
 
@@ -145,14 +167,9 @@ class Stages:
         self._to_send: list[_Work] = []
         self._under_way: dict[Ticket, _Work] = {}
 
-    def enter(self, number: int, shapes: Iterable[BatchShape]) -> None:
-        """Queue a round at the first stage.
-
-        Args:
-            number: Of the round, for messages and exported traces.
-            shapes: A batch per member.
-        """
-        self._stages[0].waiting.append(_Work(number, tuple(shapes), 0))
+    def enter(self, new: Round) -> None:
+        """Queue a round at the first stage."""
+        self._stages[0].waiting.append(new)
 
     def begin(self, now_ns: int) -> list[Ticket]:
         """Submit every message and every stage of a round that can begin now.
@@ -162,11 +179,11 @@ class Stages:
         """
         messages, self._to_send = self._to_send, []
         begun = [(self._send(work), work) for work in messages]
-        for stage in self._stages:
+        for index, stage in enumerate(self._stages):
             if stage.waiting and not stage.is_busy:
                 stage.is_busy = True
-                work = stage.waiting.popleft()
-                begun.append((self._rounds.compute(stage, work, now_ns), work))
+                started = stage.waiting.popleft()
+                begun.append((self._rounds.compute(stage, started, now_ns), _Work(started, index)))
         self._under_way.update(begun)
         return [ticket for ticket, _ in begun]
 
@@ -174,11 +191,11 @@ class Stages:
         """Pass a round on that has left a stage or arrived at the next one; tell whether it has left the last."""
         work = self._under_way.pop(ticket)
         if work.is_message:
-            self._stages[work.stage + 1].waiting.append(_Work(work.number, work.shapes, work.stage + 1))
+            self._stages[work.stage + 1].waiting.append(work.round)
             return False
         stage = self._stages[work.stage]
         stage.is_busy = False
-        self._rounds.ended(stage, work, now_ns)
+        self._rounds.ended(stage, work.round, now_ns)
         if stage is self._stages[-1]:
             return True
         self._to_send.append(work._replace(is_message=True))
@@ -186,13 +203,12 @@ class Stages:
 
     def _send(self, work: _Work) -> Ticket:
         """Submit a round's messages; they follow those that the stage sent before."""
-        stage = self._stages[work.stage]
-        per_token = self._bytes_per_token
-        sizes = np.array([shape.num_tokens * per_token for shape in work.shapes for _ in range(2)], dtype=np.int64)
+        stage, per_token = self._stages[work.stage], self._bytes_per_token
+        sizes = np.array([s.num_tokens * per_token for s in work.round.shapes for _ in range(2)], dtype=np.int64)
         try:
             stage.last_sent = self._backend.submit(self._messages[work.stage], None, sizes, stage.last_sent)
         except (ValueError, OverflowError) as error:  # a message that no clock can count
-            raise self._rounds.failed(work, error) from error
+            raise self._rounds.failed(work.round, error) from error
         return stage.last_sent
 
 

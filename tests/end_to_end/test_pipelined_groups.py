@@ -32,8 +32,9 @@ from llmservingsim import Run, RunOptions
 from llmservingsim.errors import DeadlockError, SimulationError
 from llmservingsim.instance import Execution
 from llmservingsim.latency import ExpertWork
-from llmservingsim.lockstep import DUMMY, DataParallelGroup
+from llmservingsim.lockstep import DataParallelGroup
 from llmservingsim.shapes import BatchShape
+from llmservingsim.stages import DUMMY
 from llmservingsim.workload import RequestSpec
 
 

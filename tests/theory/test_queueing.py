@@ -96,10 +96,10 @@ class Busy:
         self._start_ns: list[int] = []
         self._last_end_ns = 0
 
-    def submitted(self, instance: object, batch: object, now_ns: int) -> None:
+    def submitted(self, execution: object, now_ns: int) -> None:
         self._start_ns.append(now_ns)
 
-    def ended(self, instance: object, batch: object, now_ns: int) -> None:
+    def ended(self, execution: object, now_ns: int) -> None:
         self.busy_ns += now_ns - max(self._start_ns.pop(0), self._last_end_ns)
         self._last_end_ns = now_ns
 

@@ -128,7 +128,7 @@ def _places(spec: RunSpec) -> tuple[list[_Place], list[tuple[int, ...]]]:
 
 
 def _tier_inputs(place: _Place, part: Parts) -> TierInputs:
-    return TierInputs(place.path, place.node, part.serving, part.model, part.layout)
+    return TierInputs(place.path, place.node, part.serving, part.model, part.layout, place.spec.nnodes)
 
 
 def _transfers(

@@ -26,6 +26,7 @@ class TierInputs(NamedTuple):
         node: Its server.
         serving: Its options.
         model, layout: What it serves, and how it is cut.
+        nnodes: How many servers it is on.
     """
 
     path: str
@@ -33,6 +34,7 @@ class TierInputs(NamedTuple):
     serving: Serving
     model: ModelSpec
     layout: ParallelLayout
+    nnodes: int = 1
 
     @property
     def token_bytes(self) -> int:
@@ -139,15 +141,25 @@ def _claim_swap(number: int, inputs: TierInputs, memories: Memories) -> Place | 
     if inputs.serving.preemption_mode != "swap":
         return None
     with located("preemption_mode"):
-        place = memories.find("cpu", inputs.node)
+        place = _find("cpu", inputs, memories)
     memories.claim(f"swap space of instance {number}", place, parse_size_bytes(inputs.serving.swap_space))
+    return place
+
+
+def _find(name: str, inputs: TierInputs, memories: Memories) -> Place:
+    place = memories.find(name, inputs.node)
+    if inputs.nnodes > 1 and place.tier != "cxl":
+        raise ConfigError(
+            f"{name!r} is the memory of one server, but the instance is on {inputs.nnodes}; expected cxl, which all "
+            "servers reach, or nnodes 1"
+        )
     return place
 
 
 def _want(wanted: dict[Any, _Wanted], number: int, inputs: TierInputs, spec: TierSpec, memories: Memories) -> Any:
     """Note that an instance wants a store, and return its key; those who share it have the same."""
     with located("prefix_storage"):
-        place = memories.find(spec.tier, inputs.node)
+        place = _find(spec.tier, inputs, memories)
     serving = inputs.serving
     name = f"prefix cache of instance {number}"
     key: tuple[Any, ...] = (number, spec.tier)

@@ -166,6 +166,20 @@ def test_every_decoding_rank_pulls_the_kv_head_that_it_holds(source: int, target
     assert [{rank // 16 for rank in one.ranks} for one in made.system.instances] == [{0}, {1}]
 
 
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"prefix_storage": "cpu"}, r"prefix_storage: 'cpu' is the memory of one server, but the instance is on 2"),
+        ({"preemption_mode": "swap"}, r"preemption_mode: 'cpu' is the memory of one server, but the instance is on 2"),
+    ],
+)
+def test_the_memory_of_one_server_serves_no_instance_on_two(keys: dict[str, Any], said: str) -> None:
+    spec = config([{"tensor_parallel_size": 4, "nnodes": 2} | keys])
+    spec["nodes"][0]["cpu_memory"] = {"size": "64GiB", "bandwidth": "100GB/s"}
+    with pytest.raises(ConfigError, match=said):
+        first_token_ns(spec)
+
+
 def test_an_answer_ends_and_a_prompt_is_refused_at_the_longest_sequence_in_a_group_too(tmp_path: Any) -> None:
     """Of 40 tokens: a prompt of 30 gets 10 of the 20 that it asks for, one of 40 is refused (its row keeps the 20)."""
     spec = members(write_model(tmp_path), pp=2, max_model_len=40)

@@ -73,8 +73,9 @@ def test_overrides_reach_dictionaries_too(cluster: dict[str, Any]) -> None:
 def test_a_dictionary_in_the_other_format_is_known_as_such() -> None:
     memory = {"mem_size": 24, "mem_bw": 1008, "mem_util": 0.8}
     instance = {"model_name": "meta-llama/Llama-3.1-8B", "hardware": "RTX4090", "npu_mem": memory}
-    result = simulate({"cxl_mem": memory, "nodes": [{"instances": [instance]}]}, SPEC)
-    assert result.summary["provenance"]["notes"] == ["cxl_mem is not used: nothing is placed there"]
+    result = simulate({"link_bw": [16, 8], "nodes": [{"instances": [instance | {"tp_size": 2}]}]}, SPEC)
+    (note,) = result.summary["provenance"]["notes"]
+    assert note.endswith("nothing is joined between instances of a node")
 
 
 def test_wrong_contents_are_refused_by_key(cluster: dict[str, Any]) -> None:

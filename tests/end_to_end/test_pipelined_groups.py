@@ -49,6 +49,23 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_model(tmp_path_factory.mktemp("mixed"), mlp_only_layers=[0, 1], moe_intermediate_size=192)
 
 
+class Rounds:
+    """An iteration listener that keeps what every round computes, and the order in which rounds leave each stage."""
+
+    def __init__(self) -> None:
+        self.shapes: dict[tuple[int, int], tuple[BatchShape, ...]] = {}
+        self.begun_ns: dict[tuple[int, int], int] = {}
+        self.left: dict[int, list[int]] = {}
+
+    def submitted(self, execution: Execution, now_ns: int) -> None:
+        assert (execution.number, execution.builder.stage) not in self.shapes
+        self.shapes[execution.number, execution.builder.stage] = execution.shapes
+        self.begun_ns[execution.number, execution.builder.stage] = now_ns
+
+    def ended(self, execution: Execution, now_ns: int) -> None:
+        self.left.setdefault(execution.builder.stage, []).append(execution.number)
+
+
 def run(spec: dict[str, Any], *requests: tuple[int, int, int]) -> Run:
     """Serve requests given as (prompt, output, arrival in us), which round robin deals out."""
     made = Run(spec, [RequestSpec(i, at * US, p, o) for i, (p, o, at) in enumerate(requests)])
@@ -109,6 +126,23 @@ def test_no_more_rounds_are_in_flight_than_there_are_stages(model: str) -> None:
     made = run(members(model, max_num_batched_tokens=64, max_num_seqs=8), (192, 1, 0))
     third = 2 * stage_ns(64, 1) + message_ns(64)
     assert times(made) == [(third + 2 * stage_ns(64, 1) + message_ns(64),) * 2]
+
+
+def test_a_third_member_waits_until_a_round_has_left_the_last_of_two_stages(mixed: str) -> None:
+    """Requests come at 0, 310 and 320 us, to a member each; stage 0 takes 300 us, so it is free again at 610 us.
+
+    The first round leaves later, and only then the third begins.
+    """
+    spec = members(mixed, 3)
+    spec["serving"]["enable_expert_parallel"] = False
+    made = Run(spec, [RequestSpec(i, at * US, 100, 1) for i, at in enumerate((0, 310, 320))])
+    heard = Rounds()
+    made.system.instances[0].listener = heard
+    made.execute()
+    (first, _), *_ = times(made)
+    assert (heard.begun_ns[0, 0], heard.begun_ns[1, 0]) == (0, 310 * US)
+    assert heard.begun_ns[2, 0] == first
+    assert (first or 0) > 610 * US
 
 
 def test_a_member_that_was_idle_fills_the_first_stage(model: str) -> None:
@@ -255,21 +289,6 @@ def test_exported_stages_take_as_long_as_in_the_run(
         ranks = json.loads(answer.out)["ranks"]
         assert len(ranks) == 2 * tp
         assert max(rank["finish_ns"] for rank in ranks) == int(row["duration_ns"])
-
-
-class Rounds:
-    """An iteration listener that keeps what every round computes, and the order in which rounds leave each stage."""
-
-    def __init__(self) -> None:
-        self.shapes: dict[tuple[int, int], tuple[BatchShape, ...]] = {}
-        self.left: dict[int, list[int]] = {}
-
-    def submitted(self, execution: Execution, now_ns: int) -> None:
-        assert (execution.number, execution.builder.stage) not in self.shapes
-        self.shapes[execution.number, execution.builder.stage] = execution.shapes
-
-    def ended(self, execution: Execution, now_ns: int) -> None:
-        self.left.setdefault(execution.builder.stage, []).append(execution.number)
 
 
 requests = st.lists(st.tuples(st.integers(1, 150), st.integers(1, 20), st.integers(0, 9000)), min_size=1, max_size=16)

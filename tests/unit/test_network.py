@@ -169,6 +169,11 @@ def test_the_outermost_dimension_of_a_grid_counts_servers_once_an_instance_takes
     assert planned([over(1, 3), second], **GRID).ranks == (range(3), range(3, 4))
 
 
+def test_of_three_dimensions_the_inner_two_make_a_server() -> None:
+    cube = {"topology": ["Ring"] * 3, "npus_count": [2, 4, 2], "bandwidth": "1GB/s", "latency": "1us"}
+    assert planned([over(2, 12)], **cube).ranks == ((*range(6), *range(8, 14)),)
+
+
 def test_one_dimension_has_no_servers() -> None:
     with pytest.raises(
         ConfigError, match=r"network: nodes\[0\].instances\[0\]: nnodes: 2 servers, but the network has"

@@ -93,7 +93,9 @@ class Sampler:
             generated=self._generated[instance.index],
             running=engine.num_running,
             waiting=engine.num_waiting,
-            used_bytes=devices * instance.memory.used_bytes(engine.kv.pool.num_filled),
+            used_bytes=0
+            if instance.phase == "stopped"
+            else devices * instance.memory.used_bytes(engine.kv.pool.num_filled),
             total_bytes=devices * instance.memory.total_bytes,
             queried=engine.kv.queried_tokens,
             hit=engine.kv.hit_tokens + (sum(engine.kv.tiers.hit_tokens) if engine.kv.tiers is not None else 0),

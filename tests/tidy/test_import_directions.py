@@ -37,11 +37,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backend": {"config"},
     "backend.astra_files": {"config", "backend", "trace.chakra"},  # a system file may name traces
     "power": {"config", "model"},
-    "report": {"config", "serving", "workload", "instance", "transfer", "kv_traffic"},
+    "report": {"config", "serving", "workload", "instance", "transfer", "kv_traffic", "scaled_pool"},
     # one run, put together
     "instance": RUN - {"report"},
     "owner": RUN - {"report"} | {"instance"},
     "transfer": RUN - {"report"} | {"instance"},
+    "scaled_pool": {"serving", "instance"},
+    "scaling": RUN - {"report"} | {"instance", "transfer", "scaled_pool"},
     "defaults": {"config"},
     "pipeline": RUN - {"report"} | {"instance"},
     "lockstep": RUN - {"report"} | {"instance"},
@@ -57,6 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "instance",
         "owner",
         "transfer",
+        "scaling",
         "lockstep",
         "network",
         "memories",

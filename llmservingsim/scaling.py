@@ -23,8 +23,10 @@ from llmservingsim.transfer import KvTransfers
 from llmservingsim.units import NS_PER_S, TIME_MAX_NS, parse_bandwidth, parse_time_ns
 from llmservingsim.workload import RequestSpec
 
-_IN_VAIN_MAX = 100_000
-"""After so many evaluations without a token or an arrival between them, no further one will help."""
+_IN_VAIN_MAX = 10_000
+"""After so many evaluations beyond a pool's patience, or as planned, with no token and no arrival between them, no
+further one will help.
+"""
 
 
 class _Start(NamedTuple):
@@ -66,6 +68,7 @@ class Autoscaler:
         self._ticket: dict[int, Ticket] = {}
         self._stirred_ns = 0
         self._seen = (0, 0)
+        self._seen_ns = 0
         self._in_vain = 0
 
     @property
@@ -105,6 +108,7 @@ class Autoscaler:
         for pool in self.pools:
             if pool.is_due(now_ns, self._held(pool)):
                 was_asked = True
+                self._in_vain += now_ns != pool.due_ns or now_ns > self._seen_ns + pool.patience_ns
                 has_changed |= pool.ask(now_ns)
             tickets += [self._start(instance) for instance in pool.reconcile(now_ns)]
         self._take_note(now_ns, was_asked=was_asked, has_changed=has_changed)
@@ -140,16 +144,14 @@ class Autoscaler:
 
     def _take_note(self, now_ns: int, *, was_asked: bool, has_changed: bool) -> None:
         """Keep when something happened last but evaluations that change nothing."""
-        if not was_asked:
+        if has_changed or not was_asked:
             self._stirred_ns = now_ns
-            return
-        arrived = sum(pool.num_arrived for pool in self.pools)
-        iterations = sum(i.engine.iterations for pool in self.pools for i in pool.instances)
-        self._in_vain += 1
-        if (arrived, iterations) != self._seen:
-            self._seen, self._in_vain, has_changed = (arrived, iterations), 0, True
-        if has_changed:
-            self._stirred_ns = now_ns
+        if was_asked or self._in_vain > _IN_VAIN_MAX:
+            arrived = sum(pool.num_arrived for pool in self.pools)
+            iterations = sum(i.engine.iterations for pool in self.pools for i in pool.instances)
+            if (arrived, iterations) != self._seen:
+                self._seen, self._in_vain = (arrived, iterations), 0
+                self._stirred_ns = self._seen_ns = now_ns
 
 
 def _nobody(model: str) -> int:

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from llmservingsim.config.quantities import Count, QuantityError, check_quantities
-from llmservingsim.units import parse_bandwidth, parse_time_ns
+from llmservingsim.units import NS_PER_MS, parse_bandwidth, parse_time_ns
 
 _Number = Annotated[int, Meta(ge=0)]
 
@@ -26,7 +26,7 @@ class AutoscalingSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         initial_instances: How many run when the run begins, the first in the file; by default ``min_instances``.
         start_up_delay: From the decision to an engine that takes requests, weights excluded if these are stated.
         weight_load_bandwidth: At which every device loads its share of the weights, as ``"5GB/s"``; adds to the delay.
-        interval: Between two evaluations of the policy.
+        interval: Between two evaluations of the policy, at least ``"1ms"``.
         window: Over which a policy sees arrivals and finished requests.
         scale_down_delay: How long the policy must have asked for fewer before instances stop.
     """
@@ -48,6 +48,8 @@ class AutoscalingSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         check_quantities(self, parse_time_ns, "interval", "window")
         check_quantities(self, parse_time_ns, "start_up_delay", "scale_down_delay", may_be_zero=True)
         check_quantities(self, parse_bandwidth, "weight_load_bandwidth")
+        if parse_time_ns(self.interval) < NS_PER_MS:
+            raise QuantityError(f"interval: expected at least 1ms, got {self.interval!r}")
         if self.max_instances is not None and self.min_instances > self.max_instances:
             raise QuantityError(f"min_instances: expected at most max_instances, {self.max_instances}")
         initial = self.initial_instances

@@ -19,7 +19,7 @@ def summarise_scaling(pools: Sequence[ScaledPool], end_ns: int) -> dict[str, Any
         ((event.time_ns, position, event) for position, pool in enumerate(pools) for event in pool.events),
         key=lambda entry: entry[:2],
     )
-    spent = [_seconds(pool, end_ns) for pool in pools]
+    spent = [_spent_ns(pool, end_ns) for pool in pools]
     return {
         "events": [
             {
@@ -32,41 +32,41 @@ def summarise_scaling(pools: Sequence[ScaledPool], end_ns: int) -> dict[str, Any
             }
             for time_ns, position, event in events
         ],
-        "pools": [_pool(pool, seconds, end_ns) for pool, seconds in zip(pools, spent, strict=True)],
+        "pools": [_pool(pool, of_pool, end_ns) for pool, of_pool in zip(pools, spent, strict=True)],
         "instances": [
-            {"index": index} | {f"{phase}_s": seconds[phase] for phase in _COUNTED}
+            {"index": index} | {f"{phase}_s": time_ns / NS_PER_S for phase, time_ns in phases.items()}
             for of_pool in spent
-            for index, seconds in of_pool.items()
+            for index, phases in of_pool.items()
         ],
     }
 
 
-def _pool(pool: ScaledPool, spent: dict[int, dict[Phase, float]], end_ns: int) -> dict[str, Any]:
-    totals = {phase: sum(seconds[phase] for seconds in spent.values()) for phase in _COUNTED}
+def _pool(pool: ScaledPool, spent_ns: dict[int, dict[Phase, int]], end_ns: int) -> dict[str, Any]:
+    totals_ns = {phase: sum(phases[phase] for phases in spent_ns.values()) for phase in _COUNTED}
+    devices_ns = sum(len(i.ranks) * sum(spent_ns[i.index].values()) for i in pool.instances)
+    most = _most_active(pool, end_ns)
     return {
         "model": pool.model,
         "role": pool.role,
         "policy": pool.policy_name,
         "instances": len(pool.instances),
-        "mean_active": totals["active"] * NS_PER_S / end_ns if end_ns else float(_most_active(pool, 0)),
-        "max_active": _most_active(pool, end_ns),
-        "instance_s": totals,
-        "device_s": sum(len(i.ranks) * sum(spent[i.index].values()) for i in pool.instances),
+        "mean_active": totals_ns["active"] / end_ns if end_ns else float(most),
+        "max_active": most,
+        "instance_s": {phase: time_ns / NS_PER_S for phase, time_ns in totals_ns.items()},
+        "device_s": devices_ns / NS_PER_S,
     }
 
 
-def _seconds(pool: ScaledPool, end_ns: int) -> dict[int, dict[Phase, float]]:
-    """Instance -> phase -> seconds spent in it."""
-    nanoseconds: dict[int, dict[Phase, int]] = {i.index: dict.fromkeys(_COUNTED, 0) for i in pool.instances}
+def _spent_ns(pool: ScaledPool, end_ns: int) -> dict[int, dict[Phase, int]]:
+    """Instance -> phase -> time spent in it."""
+    spent: dict[int, dict[Phase, int]] = {i.index: dict.fromkeys(_COUNTED, 0) for i in pool.instances}
     entered: dict[int, tuple[int, Phase]] = {}
     for time_ns, index, phase in (*pool.changes, *((end_ns, i.index, "stopped") for i in pool.instances)):
         since_ns, before = entered.get(index, (time_ns, "stopped"))
         if before != "stopped":
-            nanoseconds[index][before] += min(time_ns, end_ns) - min(since_ns, end_ns)
+            spent[index][before] += min(time_ns, end_ns) - min(since_ns, end_ns)
         entered[index] = time_ns, phase
-    return {
-        index: {phase: time_ns / NS_PER_S for phase, time_ns in phases.items()} for index, phases in nanoseconds.items()
-    }
+    return spent
 
 
 def _most_active(pool: ScaledPool, end_ns: int) -> int:

@@ -7,76 +7,12 @@ n ms from the moment at which it is scheduled.
 from typing import Any
 
 import pytest
+from scaled_milliseconds import LARGER, MODEL, MS, config, own, requests, section
 
 from llmservingsim import Run, RunOptions, simulate
-from llmservingsim.errors import ConfigError, DeadlockError, PluginError, SimulationError
+from llmservingsim.errors import DeadlockError
 from llmservingsim.scaled_pool import PhaseChange
-from llmservingsim.serving.scaling import ScalingView
-from llmservingsim.shapes import BatchShape
 from llmservingsim.workload import RequestSpec, Session
-
-MS = 1_000_000
-MODEL = "meta-llama/Llama-3.2-1B"
-LARGER = "meta-llama/Llama-3.2-3B"
-
-
-class Millisecond:
-    """Latencies by which every iteration takes 1 ms."""
-
-    def __init__(self, *parts: object) -> None:
-        pass
-
-    def latency_ns(self, operator: str, shape: BatchShape) -> int:
-        return MS if operator == "embedding" else 0
-
-    def provenance(self) -> dict[str, object]:
-        return {"source": "made up"}
-
-
-class Never:
-    """A policy that wants nothing."""
-
-    def desired(self, view: ScalingView) -> int:
-        del view
-        return 0
-
-
-class Answers:
-    """A policy that gives one answer after the other, and then the last one for ever."""
-
-    def __init__(self, answers: list[Any], changes_ns: int | None = None) -> None:
-        self._answers = answers
-        self._changes_ns = changes_ns
-
-    def desired(self, view: ScalingView) -> Any:
-        del view
-        return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
-
-
-def config(instances: int, scaling: Any, roles: list[str] | None = None, **keys: Any) -> dict[str, Any]:
-    listed = [
-        {"model": MODEL, "hardware": "H100", "kv_role": role, "num_gpu_blocks": 1001}
-        for role in roles or ["kv_both"] * instances
-    ]
-    serving = {"latency": {"source": f"{__name__}:Millisecond"}, "max_num_seqs": 1, "async_scheduling": False}
-    network = {"topology": "Switch", "bandwidth": "1GB/s", "latency": "500ns"}
-    return {"nodes": [{"instances": listed}], "serving": serving, "network": network, "autoscaling": scaling, **keys}
-
-
-def section(policy: str = "queue", options: dict[str, Any] | None = None, **keys: Any) -> dict[str, Any]:
-    """Evaluated every 10 ms; a start takes 25 ms."""
-    if policy == "queue":
-        options = {"target": 1, **(options or {})}
-    times = {"start_up_delay": "25ms", "interval": "10ms", "window": "20ms", "scale_down_delay": "0ns"}
-    return {"policy": policy, "options": options, **times, **keys}
-
-
-def own(name: str, **options: Any) -> dict[str, Any]:
-    return {"policy": f"{__name__}:{name}", "options": options or None}
-
-
-def requests(*arrivals_ms: float, output: int = 4) -> list[RequestSpec]:
-    return [RequestSpec(i, round(at * MS), 20, output) for i, at in enumerate(arrivals_ms)]
 
 
 def first_tokens_ms(run: Run) -> list[float]:
@@ -313,31 +249,10 @@ def test_hand_overs_that_no_decode_instance_will_take_are_named() -> None:
         simulate(config(0, sections, roles=["kv_producer", "kv_consumer"]), requests(0))
 
 
-class IdleScheduler:
-    """Takes requests in and never schedules any."""
-
-    def __init__(self, config: object, kv: object) -> None:
-        del config, kv
-        self.running: list[Any] = []
-        self._queue: list[Any] = []
-        self.add = self._queue.append
-        self.waiting = lambda: self._queue
-
-    @property
-    def num_waiting(self) -> int:
-        return len(self._queue)
-
-    def schedule(self, now_ns: int) -> list[Any]:
-        del now_ns
-        return []
-
-    def finish(self, request: object) -> None: ...
-
-
 def test_a_stuck_instance_ends_the_run_though_policies_could_be_asked_for_ever() -> None:
     times = [{"at": "0s", "instances": 2}, {"at": "1ms", "instances": 1}]
     data = config(2, section("schedule", {"times": times, "period": "2ms"}, start_up_delay="0s"))
-    data["serving"]["scheduler"] = f"{__name__}:IdleScheduler"
+    data["serving"]["scheduler"] = "scaled_milliseconds:IdleScheduler"
     with pytest.raises(DeadlockError, match="instance 0: Request"):
         simulate(data, requests(0))
 
@@ -371,64 +286,6 @@ def test_an_astra_sim_backend_starts_instances_too(stand_in: Any) -> None:
     run = Run(data, requests(0, output=1), options)
     run.execute()
     assert run.recorder.records[0].scheduled_ns == 25 * MS
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"max_instances": 3}, "autoscaling: max_instances: 3 is more than the 2 instances of .* that the file lists"),
-        ({"min_instances": 3}, "autoscaling: min_instances: 3 is more than the 2"),
-        ({"initial_instances": 0}, "initial_instances: expected at least min_instances, 1"),
-        ({"min_instances": 2, "max_instances": 1}, "min_instances: expected at most max_instances, 1"),
-        ({"initial_instances": 2, "max_instances": 1}, "initial_instances: expected at most max_instances, 1"),
-        ({"interval": "0s"}, "interval: expected more than 0"),
-        ({"interval": "999us"}, "interval: expected at least 1ms"),
-        ({"model": "Llama"}, "autoscaling: model: no instance serves 'Llama'"),
-        ({"role": "kv_consumer"}, "autoscaling: role: no such instance is a kv_consumer; expected kv_both"),
-        ({"options": {"target": 0}}, "options of 'queue': target: expected"),
-        ({"options": {"tarjet": 1}}, r"unknown key 'tarjet' .*did you mean 'target'"),
-        ({"start_up_delay": 5}, "autoscaling.start_up_delay: expected str"),
-        ({"policy": "slo", "options": {}}, "options of 'slo': expected a limit, ttft or tpot, or both"),
-        (
-            {"policy": "schedule", "options": {"times": [{"at": "1s", "instances": 1}, {"at": "1s", "instances": 2}]}},
-            "times: expected them to rise",
-        ),
-    ],
-)
-def test_a_section_that_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        Run(config(2, section() | change), requests(0))
-
-
-def test_two_sections_for_one_instance_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"autoscaling\[1\]: instance 0 is in autoscaling\[0\] already"):
-        Run(config(2, [section(), section(model=MODEL)]), requests(0))
-
-
-def test_instances_in_lock_step_are_refused() -> None:
-    data = config(2, section())
-    for one in data["nodes"][0]["instances"]:
-        one |= {"model": "Qwen/Qwen3-30B-A3B", "data_parallel_group": "g"}
-    data["serving"] = {"num_gpu_blocks": 100}
-    with pytest.raises(ConfigError, match="autoscaling: instance 0 is of the data-parallel group 'g'"):
-        Run(data, requests(0))
-
-
-def test_an_unknown_policy_is_refused_with_the_nearest_known() -> None:
-    with pytest.raises(PluginError, match=r"autoscaling: 'quene' is unknown .*did you mean 'queue'"):
-        Run(config(1, section("quene")), requests(0))
-
-
-@pytest.mark.parametrize("answer", [-1, 1.5, None, "2"])
-def test_an_answer_that_is_no_number_of_instances_is_refused(answer: object) -> None:
-    with pytest.raises(PluginError, match=r"asked for .* expected a whole number of at least 0"):
-        simulate(config(1, section() | own("Answers", answers=[answer])), requests(0, 30))
-
-
-def test_a_start_up_that_no_clock_can_count_is_refused() -> None:
-    data = config(1, section(min_instances=0, start_up_delay="1000000h", weight_load_bandwidth="1B/s"))
-    with pytest.raises(SimulationError, match="instance 0, start-up"):
-        simulate(data, requests(0))
 
 
 def test_without_the_section_the_summary_has_none(clusters: Any) -> None:

@@ -76,9 +76,8 @@ class ScalingView(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def arrival_rate(self) -> float:
-        """Requests per second over the window, or since the start of the run where that is shorter."""
-        seconds = min(self.window_ns, self.now_ns) / NS_PER_S
-        return self.num_arrived / seconds if seconds else 0.0
+        """Requests per second over the window; where it began before the run did, nobody came until then."""
+        return self.num_arrived * NS_PER_S / self.window_ns
 
 
 class ScalingPolicy(Protocol):

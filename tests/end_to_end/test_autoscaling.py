@@ -288,5 +288,14 @@ def test_an_astra_sim_backend_starts_instances_too(stand_in: Any) -> None:
     assert run.recorder.records[0].scheduled_ns == 25 * MS
 
 
+def test_the_command_line_says_how_many_were_active(cli: Any, write_config: Any, write_lines: Any) -> None:
+    trace = write_lines([{"input_toks": 20, "output_toks": 5, "arrival_time_ns": 0}])
+    data = section(min_instances=0) | {"policy": "queue"}
+    plain = config(2, data) | {"serving": {"max_num_seqs": 1}}
+    said = cli("run", write_config(plain), "--workload", trace)
+    assert said.code == 0, said.err
+    assert "of 2 instances active on average, 1 at most" in " ".join(said.out.split())
+
+
 def test_without_the_section_the_summary_has_none(clusters: Any) -> None:
     assert "autoscaling" not in simulate(clusters(2), requests(0)).summary

@@ -53,12 +53,12 @@ class Admission:
 
     def next_ns(self) -> int | None:
         """Return when there is something to do that no instance brings about, None if nothing is known."""
-        arrival_ns = self._workload.next_arrival_ns()
-        report_ns = self._board.next_report_ns() if any(pool.held for pool in self._pools.values()) else None
-        scaling_ns = None
-        if self._autoscaler is not None and (arrival_ns is not None or self._recorder.num_open):
-            scaling_ns = self._autoscaler.next_ns()
-        return min((ns for ns in (arrival_ns, report_ns, scaling_ns) if ns is not None), default=None)
+        next_ns = self._workload.next_arrival_ns()
+        if any(pool.held for pool in self._pools.values()):
+            next_ns = _earlier(next_ns, self._board.next_report_ns())
+        if self._autoscaler is not None and (next_ns is not None or self._recorder.num_open):
+            next_ns = _earlier(next_ns, self._autoscaler.next_ns())
+        return next_ns
 
     def clock_moved(self, now_ns: int, *, has_ended: bool) -> None:
         """The clock reached a new instant, nothing of which has happened yet; tell whether some work ends at it."""
@@ -198,6 +198,12 @@ def _below(limits: AdmissionSpec, candidates: Views, serving: Views) -> tuple[Vi
     full = {v.index for v in candidates if kv is not None and v.kv_usage >= kv}
     keys = [key for key, hit in (("max_waiting_per_instance", busy), ("max_kv_usage", full)) if hit]
     return [v for v in candidates if v.index not in busy | full], f"{' and '.join(keys)}: reached by every instance"
+
+
+def _earlier(first_ns: int | None, second_ns: int | None) -> int | None:
+    if first_ns is None or second_ns is None:
+        return second_ns if first_ns is None else first_ns
+    return min(first_ns, second_ns)
 
 
 def _seen(request: Request, index: int, now_ns: int) -> FinishedRequest:

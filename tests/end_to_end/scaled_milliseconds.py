@@ -1,6 +1,6 @@
 """Runs whose instances start and stop, and of which every iteration takes 1 ms."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from llmservingsim.serving.scaling import ScalingView
 from llmservingsim.shapes import BatchShape
@@ -30,6 +30,16 @@ class Never:
     def desired(self, view: ScalingView) -> int:
         del view
         return 0
+
+
+class Recording:
+    """A policy that wants one instance and keeps when it was asked."""
+
+    asked_ns: ClassVar[list[int]] = []
+
+    def desired(self, view: ScalingView) -> int:
+        self.asked_ns.append(view.now_ns)
+        return 1
 
 
 class Answers:

@@ -7,7 +7,7 @@ n ms from the moment at which it is scheduled.
 from typing import Any
 
 import pytest
-from scaled_milliseconds import LARGER, MODEL, MS, config, own, requests, section
+from scaled_milliseconds import LARGER, MODEL, MS, Recording, config, own, requests, section
 
 from llmservingsim import Run, RunOptions, simulate
 from llmservingsim.errors import DeadlockError
@@ -255,6 +255,13 @@ def test_a_stuck_instance_ends_the_run_though_policies_could_be_asked_for_ever()
     data["serving"]["scheduler"] = "scaled_milliseconds:IdleScheduler"
     with pytest.raises(DeadlockError, match="instance 0: Request"):
         simulate(data, requests(0))
+
+
+def test_a_policy_is_asked_until_it_has_seen_that_nothing_happens() -> None:
+    """10: it sees the last token.  A window of 20 ms, a delay of 15 ms and two intervals of 10 ms more end at 65."""
+    Recording.asked_ns.clear()
+    finished(config(1, section(scale_down_delay="15ms") | own("Recording")), requests(0, 1000))
+    assert [ns / MS for ns in Recording.asked_ns] == [10, 20, 30, 40, 50, 60, 1000]
 
 
 def test_long_silence_costs_nothing() -> None:

@@ -16,6 +16,10 @@ from llmservingsim.workload import RequestSpec, Workload
 
 Views = Sequence[LoadView]
 
+_NONE_ACTIVE, _OTHERS_HELD = "no instance is active", "others are held"
+_HOLDING = (_NONE_ACTIVE, _OTHERS_HELD)
+"""What makes a request wait whatever the policy of admission is."""
+
 
 class Admission:
     """Stands between the workload and the instances.
@@ -23,7 +27,8 @@ class Admission:
     A request is judged before it is routed: one that no instance of its model can ever hold is rejected. The router
     chooses among those that can and that are below the limits. If none is, the request is rejected or held. Held
     requests are looked at whenever the clock moved, before new ones; one that must go on waiting holds up those behind
-    it. With one instance in the run the router is not asked.
+    it. With one instance in the run the router is not asked. Where instances start and stop, a request for which none
+    is active is held as well.
 
     Args:
         system: What serves.
@@ -36,20 +41,24 @@ class Admission:
         self._router = system.router
         self._limits = system.admission
         self._transfers = system.transfers
+        self._autoscaler = system.autoscaler
         self._workload = workload
         self._recorder = recorder
         self._board = LoadBoard([i.load for i in system.instances], system.load_update_ns)
         self._pools: dict[str | None, _Pool] = {}
         self._is_routed = len(system.instances) > 1
         self._tell_router = getattr(system.router, "finished", None) if self._is_routed else None
+        if self._autoscaler is not None:
+            self._autoscaler.num_held = self._num_held
 
     def next_ns(self) -> int | None:
         """Return when there is something to do that no instance brings about, None if nothing is known."""
-        arrival_ns = self._workload.next_arrival_ns()
-        report_ns = self._board.next_report_ns() if any(pool.held for pool in self._pools.values()) else None
-        if arrival_ns is None or report_ns is None:
-            return report_ns if arrival_ns is None else arrival_ns
-        return min(arrival_ns, report_ns)
+        next_ns = self._workload.next_arrival_ns()
+        if any(pool.held for pool in self._pools.values()):
+            next_ns = _earlier(next_ns, self._board.next_report_ns())
+        if self._autoscaler is not None and (next_ns is not None or self._recorder.num_open):
+            next_ns = _earlier(next_ns, self._autoscaler.next_ns())
+        return next_ns
 
     def clock_moved(self, now_ns: int, *, has_ended: bool) -> None:
         """The clock reached a new instant, nothing of which has happened yet; tell whether some work ends at it."""
@@ -71,6 +80,8 @@ class Admission:
     def finished(self, instance: Instance, request: Request, now_ns: int) -> None:
         """A request ended: its session goes on, and routers that learn hear of it."""
         self._workload.finished(request.request_id, now_ns)
+        if self._autoscaler is not None:
+            self._autoscaler.finished(instance, request, now_ns)
         prefilled = request.prefill_instance
         if self._tell_router is not None:
             self._tell_router(_seen(request, instance.index if prefilled < 0 else prefilled, now_ns))
@@ -79,8 +90,12 @@ class Admission:
 
     def describe_held(self) -> list[str]:
         """Say of each held request what it waits for; for the message of a deadlock."""
-        held = [spec for pool in self._pools.values() for spec in pool.held]
-        return [f"router: request {spec.request_id} waits for an instance below the limits" for spec in held]
+        return [
+            f"router: request {spec.request_id} waits for an instance "
+            + ("below the limits" if self._active(pool.candidates(spec)) else "to start")
+            for pool in self._pools.values()
+            for spec in pool.held
+        ]
 
     def _take_in(self, spec: RequestSpec, now_ns: int) -> None:
         """Send a new request, hold it, or reject it."""
@@ -88,10 +103,12 @@ class Admission:
         if not pool.candidates(spec):
             self._reject(spec, pool, pool.reject_reason(spec), now_ns)
             return
-        limit = self._send(spec, pool, now_ns) if not pool.held else "others are held"
+        if self._autoscaler is not None:
+            self._autoscaler.arrived(spec, now_ns)
+        limit = self._send(spec, pool, now_ns) if not pool.held else _OTHERS_HELD
         if limit is None:
             self._recorder.admitted(spec)
-        elif self._limits is not None and self._limits.policy == "queue":
+        elif limit in _HOLDING or (self._limits is not None and self._limits.policy == "queue"):
             self._recorder.admitted(spec)
             pool.held.append(spec)
         else:
@@ -103,7 +120,9 @@ class Admission:
 
     def _send(self, spec: RequestSpec, pool: _Pool, now_ns: int) -> str | None:
         """Send a request to an instance, or return the limit that stands in the way."""
-        views = pool.candidates(spec)
+        views = self._active(pool.candidates(spec))
+        if not views:
+            return _NONE_ACTIVE
         self._board.look(pool.views)
         if self._limits is not None:
             views, limit = _below(self._limits, views, pool.views)
@@ -113,6 +132,16 @@ class Admission:
         self._board.sent(view, now_ns)
         self._instances[view.index].add(spec)
         return None
+
+    def _active(self, views: Views) -> Views:
+        """Those of the instances that take new requests: all, unless they start and stop."""
+        if self._autoscaler is None:
+            return views
+        return [view for view in views if self._instances[view.index].phase == "active"]
+
+    def _num_held(self, model: str) -> int:
+        """How many requests are held that instances of a model could serve."""
+        return sum(len(pool.held) for asked, pool in self._pools.items() if asked in (None, model))
 
     def _pool(self, spec: RequestSpec) -> _Pool:
         if spec.model not in self._pools:
@@ -169,6 +198,12 @@ def _below(limits: AdmissionSpec, candidates: Views, serving: Views) -> tuple[Vi
     full = {v.index for v in candidates if kv is not None and v.kv_usage >= kv}
     keys = [key for key, hit in (("max_waiting_per_instance", busy), ("max_kv_usage", full)) if hit]
     return [v for v in candidates if v.index not in busy | full], f"{' and '.join(keys)}: reached by every instance"
+
+
+def _earlier(first_ns: int | None, second_ns: int | None) -> int | None:
+    if first_ns is None or second_ns is None:
+        return second_ns if first_ns is None else first_ns
+    return min(first_ns, second_ns)
 
 
 def _seen(request: Request, index: int, now_ns: int) -> FinishedRequest:

@@ -21,7 +21,7 @@ from llmservingsim.errors import ConfigError
 from llmservingsim.export import TraceExporter
 from llmservingsim.loop import serve
 from llmservingsim.parts import Libraries
-from llmservingsim.report import Moved, Provenance, Recorder, SimulationResult, summarise
+from llmservingsim.report import Moved, Provenance, Recorder, SimulationResult, summarise, summarise_scaling
 from llmservingsim.resolve import BackendFactory, System, resolve
 from llmservingsim.strict import convert
 from llmservingsim.workload import (
@@ -148,6 +148,8 @@ class Run:
         transfers = self.system.transfers.records if self.system.transfers is not None else ()
         moved = Moved(transfers, self.system.traffic)
         summary = summarise(self.recorder, self.system.instances, moved, self.spec.slo, provenance, wall_s)
+        if self.system.autoscaler is not None:
+            summary["autoscaling"] = summarise_scaling(self.system.autoscaler.pools, self.recorder.end_ns)
         requests = sorted(self.recorder.records, key=lambda record: record.request_id)
         return SimulationResult(requests, self.recorder.samples, summary)
 

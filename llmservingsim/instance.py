@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from llmservingsim.backend import Backend, Ticket
 from llmservingsim.errors import SimulationError
@@ -15,6 +15,9 @@ from llmservingsim.serving.routing import Role
 from llmservingsim.shapes import BatchShape
 from llmservingsim.trace import IterationBuilder
 from llmservingsim.workload import RequestSpec
+
+Phase = Literal["stopped", "starting", "active", "draining"]
+"""Of an instance that may be stopped while the run goes on (`llmservingsim.scaling`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,7 @@ class Instance:
     Attributes:
         hardware: Name of its accelerator.
         role: What it computes; one that only decodes gets its requests from others.
+        phase: Whether it takes new requests, and whether it runs; ``active`` throughout where nothing scales.
         wake: Tells the loop that it may have something to begin; whatever changes its engine from outside calls it.
         ranks: Its devices in the network: all of the builder's, unless that serves a group.
         listener: Hears of every submitted iteration, if set.
@@ -124,6 +128,7 @@ class Instance:
         self.memory = memory
         self.hardware = ""
         self.role: Role = "both"
+        self.phase: Phase = "active"
         self.listener: IterationListener | None = None
         self.successor: Successor | None = None
         self.before_batch: Callable[[Instance, Ticket], Ticket] | None = None

@@ -8,7 +8,7 @@ from itertools import count
 from llmservingsim.admission import Admission
 from llmservingsim.backend import Ticket
 from llmservingsim.errors import DeadlockError, WorkloadError
-from llmservingsim.owner import Owner, Wakeful
+from llmservingsim.owner import Owner, Wakeful, are_needed
 from llmservingsim.report import Recorder
 from llmservingsim.resolve import System
 from llmservingsim.units import TIME_MAX_NS
@@ -50,7 +50,7 @@ def serve(
                 owners[ticket] = owner
         arrival_ns = admission.next_ns()
         if arrival_ns is None:
-            if not owners:
+            if not are_needed(owners.values()):
                 break
             arrival_ns = TIME_MAX_NS
         elif arrival_ns >= TIME_MAX_NS:

@@ -20,8 +20,8 @@ from llmservingsim.config.catalog import AcceleratorSpec, catalogued_networks, f
 from llmservingsim.config.load import SUFFIXES
 from llmservingsim.config.quantities import Shape
 from llmservingsim.errors import ConfigError, PluginError, located, nearest, one_of
-from llmservingsim.placement import Box, Footprint, box_of, communicators, place
 from llmservingsim.plugins import find_plugin
+from llmservingsim.ranks import Box, Footprint, box_of, communicators, place
 from llmservingsim.strict import convert
 from llmservingsim.units import parse_bandwidth, parse_time_ns
 

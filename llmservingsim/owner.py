@@ -39,6 +39,20 @@ class Owner(Protocol):
         ...
 
 
+class PatientOwner(Owner, Protocol):
+    """An owner whose work may turn out to be for nobody."""
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether anybody waits for its tickets; a run does not go on for others."""
+        ...
+
+
+def are_needed(owners: Iterable[Owner]) -> bool:
+    """Whether the run has to wait for a ticket of one of these owners."""
+    return any(getattr(owner, "is_needed", True) for owner in owners)
+
+
 class Wakeful:
     """Which owners may have something to begin; the others are left alone, so that many idle instances cost nothing.
 

@@ -19,7 +19,8 @@ from llmservingsim.memories import Memories
 from llmservingsim.network import plan_network
 from llmservingsim.owner import Owner
 from llmservingsim.parts import Libraries, Parts
-from llmservingsim.placement import Footprint
+from llmservingsim.ranks import Footprint
+from llmservingsim.scaling import Autoscaler, plan_scaling
 from llmservingsim.serving import Router
 from llmservingsim.serving.routing import make_router
 from llmservingsim.tier_plan import TierInputs, plan_tiers
@@ -47,6 +48,7 @@ class System:
         sample_ns: Step of the time series.
         transfers: KV caches on their way between instances; None where no instance hands on.
         traffic: KV on its way to and from lower tiers; None where there are none.
+        autoscaler: Starts and stops instances; None where all run all the time.
     """
 
     instances: tuple[Instance, ...]
@@ -60,6 +62,7 @@ class System:
     sample_ns: int
     transfers: KvTransfers | None = None
     traffic: KvTraffic | None = None
+    autoscaler: Autoscaler | None = None
 
 
 def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = NativeBackend) -> System:
@@ -104,9 +107,10 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
                 owners.append(DataParallelGroup([instances[m] for m in members], builders, backend))
     transfers = _transfers(spec, parts, instances, backend)
     traffic = connect_tiers(tiers, instances, [p.model for p in parts], backend)
+    autoscaler = plan_scaling(spec.autoscaling, instances, [p.spec for p in parts], backend, transfers)
     return System(
         instances=tuple(instances),
-        owners=(*owners, *(owner for owner in (transfers, traffic) if owner is not None)),
+        owners=(*owners, *(owner for owner in (transfers, traffic, autoscaler) if owner is not None)),
         backend=backend,
         router=_router(spec.router, spec.seed, instances),
         admission=spec.admission,
@@ -116,6 +120,7 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
         sample_ns=sample_ns,
         transfers=transfers,
         traffic=traffic,
+        autoscaler=autoscaler,
     )
 
 

@@ -8,6 +8,7 @@ until it has.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -55,6 +56,15 @@ class _Source(NamedTuple):
     handed_ns: int
 
 
+class _Held(NamedTuple):
+    """A request that no active instance can decode yet."""
+
+    instance: Instance
+    spec: RequestSpec
+    request: Request
+    handed_ns: int
+
+
 class _Route(NamedTuple):
     """The graph between two instances and what a token puts on each of its nodes."""
 
@@ -88,6 +98,7 @@ class KvTransfers:
         self._router = router
         self._routes = {pair: self._register(pair_shares) for pair, pair_shares in shares.items()}
         self._sources: dict[Request, _Source] = {}
+        self._held: deque[_Held] = deque()
         self._under_way: dict[Ticket, tuple[Instance, Load, int]] = {}
 
     @property
@@ -101,8 +112,14 @@ class KvTransfers:
         return None if None in reasons else reasons[0]
 
     def hand_over(self, instance: Instance, spec: RequestSpec, request: Request, now_ns: int) -> None:
-        """Queue a request that ``instance`` has prefilled at the decode instance that the router picks."""
-        able = [d for d in self._serving(spec) if d.engine.reject_reason(spec) is None]
+        """Queue a request that ``instance`` has prefilled at the decode instance that the router picks.
+
+        It is held while no instance that can decode it is active.
+        """
+        able = [d for d in self._serving(spec) if d.phase == "active" and d.engine.reject_reason(spec) is None]
+        if not able:
+            self._held.append(_Held(instance, spec, request, now_ns))
+            return
         position = 0
         if len(able) > 1:
             position = choose(self._router, spec, [d.load() for d in able], "the decode of request")
@@ -110,6 +127,15 @@ class KvTransfers:
         able[position].wake()
         if going_on.remote_tokens:
             self._sources[going_on] = _Source(instance, request, now_ns)
+
+    def place_held(self) -> None:
+        """Queue the requests that are held wherever an instance has become active, in their order."""
+        for _ in range(len(self._held)):
+            self.hand_over(*self._held.popleft())
+
+    def num_held(self, model: str) -> int:
+        """How many requests of a model wait for an active decode instance."""
+        return sum(held.spec.model in (None, model) for held in self._held)
 
     def finished(self, request: FinishedRequest) -> None:
         """Let the decode router hear of a request that ended, if it learns."""
@@ -150,7 +176,8 @@ class KvTransfers:
 
     def describe_waiting(self) -> list[str]:
         """Say whose KV is held; for the message of a deadlock."""
-        return [f"instance {s.instance.index} holds the KV of {r!r}" for r, s in self._sources.items()]
+        lines = [f"instance {s.instance.index} holds the KV of {r!r}" for r, s in self._sources.items()]
+        return lines + [f"{held.request!r} waits for a decode instance to start" for held in self._held]
 
     def _serving(self, spec: RequestSpec) -> list[Instance]:
         return [d for d in self._decoders if spec.model is None or d.model == spec.model]

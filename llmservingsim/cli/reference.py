@@ -29,6 +29,7 @@ from llmservingsim.config.catalog import (
 )
 from llmservingsim.defaults import with_vllm_defaults
 from llmservingsim.serving.routing import ROUTERS
+from llmservingsim.serving.scaling import SCALING_POLICIES
 from llmservingsim.workload import (
     ArrivalSpec,
     EmpiricalLength,
@@ -73,6 +74,7 @@ def _structs(hint: Any) -> list[type[msgspec.Struct]]:
 
 _RUN_SECTIONS = tuple(_sections(RunSpec))
 _ROUTER_SECTIONS = tuple(dict.fromkeys(r.Options for r in ROUTERS.values() if hasattr(r, "Options")))
+_SCALING_SECTIONS = tuple(s for p in SCALING_POLICIES.values() if hasattr(p, "Options") for s in _sections(p.Options))
 _LENGTHS = (FixedLength, UniformLength, LognormalLength, EmpiricalLength, PairedLength, PresetLength)
 _GENERATOR_SECTIONS = (GeneratorSpec, ArrivalSpec, PrefixSpec, *_LENGTHS)
 _LARGE, _SMALL = "H100", "RTX4090"
@@ -109,6 +111,11 @@ def configuration_page() -> str:
         f"rules. The policies are {_one_of(ROUTERS)}; those that are not below have no options.\n"
     )
     parts += [_section(struct) for struct in _ROUTER_SECTIONS]
+    parts.append(
+        "# Autoscaling options\n\nWhat may stand in `autoscaling.options`; [Autoscaling](../concepts/autoscaling.md) "
+        f"has the rules. The policies are {_one_of(SCALING_POLICIES)}.\n"
+    )
+    parts += [_section(struct) for struct in _SCALING_SECTIONS]
     parts.append(
         "# Topology files\n\nA file that `network.topology` names: YAML, TOML or JSON with the keys of one of these "
         "kinds; [Topologies](../topologies.md) shows some.\n"

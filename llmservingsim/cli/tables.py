@@ -63,6 +63,9 @@ def _totals_table(summary: Mapping[str, Any]) -> Table:
         table.add_row(
             "goodput", f"{goodput['requests_per_s']:,.2f} requests/s, {goodput['attainment_pct']:.1f} % within SLO"
         )
+    for pool in summary.get("autoscaling", {}).get("pools", ()):
+        active = f"{pool['mean_active']:.2f} of {pool['instances']} instances active on average"
+        table.add_row("autoscaling", f"{active}, {pool['max_active']} at most")
     for instance in summary["instances"]:
         kv = instance["kv_cache"]
         blocks = f"{kv['num_gpu_blocks']:,} blocks of {format_size(kv['block_bytes'])}"

@@ -1,5 +1,6 @@
 """What the user wrote: frozen strict specs, their loading, and the catalogue of models and accelerators."""
 
+from llmservingsim.config.autoscaling import AutoscalingSpec
 from llmservingsim.config.instance_spec import ExpertSpec, InstanceSpec, LatencySpec, ServingSpec
 from llmservingsim.config.load import apply_overrides, json_schema, load_run
 from llmservingsim.config.memory_spec import CxlSpec, MemorySpec
@@ -8,6 +9,7 @@ from llmservingsim.config.tier_spec import TierSpec
 
 __all__ = [
     "AdmissionSpec",
+    "AutoscalingSpec",
     "CxlSpec",
     "ExpertSpec",
     "InstanceSpec",

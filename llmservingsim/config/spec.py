@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from llmservingsim.config.autoscaling import AutoscalingSpec
 from llmservingsim.config.instance_spec import InstanceSpec, ServingSpec
 from llmservingsim.config.memory_spec import CxlSpec, MemorySpec
 from llmservingsim.config.quantities import Algorithms, Chunks, Count, Shape, Share, check_quantities
@@ -128,6 +129,8 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         admission: Limits beyond which the router rejects or holds requests.
         load_update_interval: Between two reports of the instances to the router, as ``"100ms"`` in vLLM's data-parallel
             coordinator; by default it knows at any moment what waits and runs.
+        autoscaling: How many of the instances run: a section, or a list of them with ``model`` or ``role``; by default
+            all run.
         workload: A request trace; ``--workload`` overrides it. Relative to the run file.
         seed: Of random policies. A trace carries its own, see ``workload generate``.
         timeseries_interval: Step of timeseries.csv.
@@ -142,6 +145,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     decode_router: str | dict[str, Any] = "least_loaded"
     admission: AdmissionSpec | None = None
     load_update_interval: str = "0ns"
+    autoscaling: AutoscalingSpec | tuple[AutoscalingSpec, ...] | None = None
     workload: str | None = None
     seed: int = 0
     timeseries_interval: str = "1s"

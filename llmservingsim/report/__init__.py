@@ -1,5 +1,6 @@
 """Records become metrics, CSV and JSON; this room never prints."""
 
+from llmservingsim.report.autoscaling import summarise_scaling
 from llmservingsim.report.recorder import Recorder
 from llmservingsim.report.records import RequestRecord, Sample
 from llmservingsim.report.result import SimulationResult
@@ -14,5 +15,6 @@ __all__ = [
     "Sample",
     "SimulationResult",
     "summarise",
+    "summarise_scaling",
     "write_results",
 ]

@@ -88,12 +88,13 @@ class Sampler:
     def _totals(self, instance: Instance) -> _Totals:
         engine = instance.engine
         devices = len(instance.ranks)
+        used = 0 if instance.phase == "stopped" else instance.memory.used_bytes(engine.kv.pool.num_filled)
         return _Totals(
             prompt=self._prompt[instance.index],
             generated=self._generated[instance.index],
             running=engine.num_running,
             waiting=engine.num_waiting,
-            used_bytes=devices * instance.memory.used_bytes(engine.kv.pool.num_filled),
+            used_bytes=devices * used,
             total_bytes=devices * instance.memory.total_bytes,
             queried=engine.kv.queried_tokens,
             hit=engine.kv.hit_tokens + (sum(engine.kv.tiers.hit_tokens) if engine.kv.tiers is not None else 0),

@@ -125,6 +125,11 @@ class Engine:
         """Whether any request is not finished."""
         return bool(self._final_tokens)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is left, nor anything of one: no batch in flight, no block held."""
+        return not (self._final_tokens or self._in_flight or self.kv.pool.num_held)
+
     def reject_reason(self, spec: RequestSpec, *, hand_off: bool = False) -> RejectReason | None:
         """Tell why a request can never be served here, or None; one to hand off needs room for its prompt alone."""
         if spec.prompt_tokens >= self.config.scheduler.max_model_len:

@@ -13,7 +13,7 @@ from llmservingsim.config import NetworkSpec
 from llmservingsim.config.catalog import find_accelerator
 from llmservingsim.errors import ConfigError, PluginError
 from llmservingsim.network import NetworkPlan, auto_algorithms, plan_network
-from llmservingsim.placement import Footprint
+from llmservingsim.ranks import Footprint
 
 H100 = find_accelerator("H100")
 NETWORKS = Path(__file__).parents[2] / "inputs" / "networks"

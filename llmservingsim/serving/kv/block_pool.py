@@ -107,6 +107,15 @@ class BlockPool:
         self._hash_of[block] = block_hash
         self._blocks_of.setdefault(block_hash, {})[block] = None
 
+    def forget(self) -> None:
+        """Lose all contents, as when the engine stops; nobody holds a block."""
+        if self.num_held:
+            raise InvariantError(f"{self.num_held} blocks are held by requests and cannot be forgotten")
+        self._free = OrderedDict.fromkeys(range(1, self.num_usable + 1))
+        self._hash_of.clear()
+        self._blocks_of.clear()
+        self._num_free_cached = 0
+
     def check(self, holders: Iterable[Iterable[int]]) -> None:
         """Raise InvariantError unless counts, queue and index agree with the block lists of all holders."""
         counts = [0] * len(self._reference_count)

@@ -39,6 +39,19 @@ def test_a_released_block_is_found_until_it_is_taken() -> None:
     assert pool.find(77) is None
 
 
+def test_a_pool_that_forgets_is_as_new_and_refuses_while_somebody_holds_a_block() -> None:
+    pool = BlockPool(4)
+    blocks = pool.take(3)
+    pool.cache(2, 77)
+    with pytest.raises(InvariantError, match="3 blocks are held"):
+        pool.forget()
+    pool.release(reversed(blocks))
+    pool.forget()
+    pool.check([])
+    assert (pool.find(77), pool.num_filled) == (None, 0)
+    assert pool.take(3) == [1, 2, 3]
+
+
 def test_a_hit_takes_a_free_block_out_of_the_middle_of_the_queue() -> None:
     pool = BlockPool(4)
     blocks = pool.take(3)

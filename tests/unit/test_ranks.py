@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmservingsim.errors import ConfigError
-from llmservingsim.placement import Footprint, box_of, communicators, place
+from llmservingsim.ranks import Footprint, box_of, communicators, place
 
 
 def spread(node: int, devices: int, nnodes: int = 1, stages: int = 1, group: int = -1) -> Footprint:

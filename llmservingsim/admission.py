@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Sequence
 
 from llmservingsim.config import AdmissionSpec
+from llmservingsim.deadlines import Deadlines, Watched
 from llmservingsim.errors import ConfigError, nearest, one_of
-from llmservingsim.instance import Instance
+from llmservingsim.instance import Aborted, Instance
 from llmservingsim.report import Recorder
 from llmservingsim.resolve import System
 from llmservingsim.serving import EngineConfig, Request
@@ -24,6 +25,9 @@ class Admission:
     chooses among those that can and that are below the limits. If none is, the request is rejected or held. Held
     requests are looked at whenever the clock moved, before new ones; one that must go on waiting holds up those behind
     it. With one instance in the run the router is not asked.
+
+    A client that has waited too long gives up: then the request leaves wherever it is. This comes before anything else
+    that the front end does at that instant, but after the work that ends at it.
 
     Args:
         system: What serves.
@@ -42,35 +46,40 @@ class Admission:
         self._pools: dict[str | None, _Pool] = {}
         self._is_routed = len(system.instances) > 1
         self._tell_router = getattr(system.router, "finished", None) if self._is_routed else None
+        self._tell_aborted = getattr(system.router, "aborted", None) if self._is_routed else None
+        self._ends_session = system.patience.ends_session
+        self._deadlines = Deadlines(system.patience)
 
     def next_ns(self) -> int | None:
         """Return when there is something to do that no instance brings about, None if nothing is known."""
-        arrival_ns = self._workload.next_arrival_ns()
-        report_ns = self._board.next_report_ns() if any(pool.held for pool in self._pools.values()) else None
-        if arrival_ns is None or report_ns is None:
-            return report_ns if arrival_ns is None else arrival_ns
-        return min(arrival_ns, report_ns)
+        next_ns = self._workload.next_arrival_ns()
+        if any(pool.held for pool in self._pools.values()):
+            next_ns = _earlier(next_ns, self._board.next_report_ns())
+        return _earlier(next_ns, self._deadlines.next_ns()) if self._deadlines else next_ns
 
     def clock_moved(self, now_ns: int, *, has_ended: bool) -> None:
         """The clock reached a new instant, nothing of which has happened yet; tell whether some work ends at it."""
         self._board.clock_moved(now_ns, has_ended=has_ended)
 
     def admit(self, now_ns: int) -> None:
-        """Send the held requests that may go now, then take in what has arrived.
+        """Let go of what clients have given up, send the held requests that may go, take in what has arrived.
 
         Raises:
             ConfigError: If a request asks for a model that nobody serves.
             PluginError: If the router chooses an instance that is none.
         """
+        while self._deadlines and (given_up := self._deadlines.take(now_ns)) is not None:
+            self._abort(*given_up, now_ns)
         for pool in self._pools.values():
-            while pool.held and self._send(pool.held[0], pool, now_ns) is None:
-                pool.held.popleft()
+            while pool.held and self._send(next(iter(pool.held.values())), pool, now_ns) is None:
+                pool.held.popitem(last=False)
         for spec in self._workload.take(now_ns):
             self._take_in(spec, now_ns)
 
     def finished(self, instance: Instance, request: Request, now_ns: int) -> None:
         """A request ended: its session goes on, and routers that learn hear of it."""
         self._workload.finished(request.request_id, now_ns)
+        self._deadlines.forget(request.request_id)
         prefilled = request.prefill_instance
         if self._tell_router is not None:
             self._tell_router(_seen(request, instance.index if prefilled < 0 else prefilled, now_ns))
@@ -79,7 +88,7 @@ class Admission:
 
     def describe_held(self) -> list[str]:
         """Say of each held request what it waits for; for the message of a deadlock."""
-        held = [spec for pool in self._pools.values() for spec in pool.held]
+        held = [spec for pool in self._pools.values() for spec in pool.held.values()]
         return [f"router: request {spec.request_id} waits for an instance below the limits" for spec in held]
 
     def _take_in(self, spec: RequestSpec, now_ns: int) -> None:
@@ -88,18 +97,37 @@ class Admission:
         if not pool.candidates(spec):
             self._reject(spec, pool, pool.reject_reason(spec), now_ns)
             return
+        self._deadlines.watch(spec)
         limit = self._send(spec, pool, now_ns) if not pool.held else "others are held"
         if limit is None:
             self._recorder.admitted(spec)
         elif self._limits is not None and self._limits.policy == "queue":
             self._recorder.admitted(spec)
-            pool.held.append(spec)
+            pool.held[spec.request_id] = spec
         else:
             self._reject(spec, pool, limit, now_ns)
 
     def _reject(self, spec: RequestSpec, pool: _Pool, reason: str, now_ns: int) -> None:
         self._recorder.rejected(spec, pool.instances[0], reason)
+        self._deadlines.forget(spec.request_id)
         self._workload.finished(spec.request_id, now_ns)
+
+    def _abort(self, watched: Watched, limit: str, now_ns: int) -> None:
+        """A client gave up: let go of its request wherever it is."""
+        spec, pool = watched.spec, self._pools[watched.spec.model]
+        if watched.instance is None or watched.request is None:
+            del pool.held[spec.request_id]
+            self._recorder.aborted(spec, Aborted(pool.instances[0], None, 0), limit)
+        else:
+            aborted = watched.instance.abort(watched.request)
+            self._board.changed(now_ns)
+            if self._tell_aborted is not None:
+                self._tell_aborted(spec.request_id, watched.instance.index)
+            self._recorder.aborted(spec, aborted, limit)
+        if self._ends_session:
+            self._workload.abandoned(spec.request_id, now_ns)
+        else:
+            self._workload.finished(spec.request_id, now_ns)
 
     def _send(self, spec: RequestSpec, pool: _Pool, now_ns: int) -> str | None:
         """Send a request to an instance, or return the limit that stands in the way."""
@@ -111,7 +139,8 @@ class Admission:
                 return limit
         view = views[choose(self._router, spec, views)] if self._is_routed else views[0]
         self._board.sent(view, now_ns)
-        self._instances[view.index].add(spec)
+        instance = self._instances[view.index]
+        self._deadlines.sent(instance, instance.add(spec))
         return None
 
     def _pool(self, spec: RequestSpec) -> _Pool:
@@ -133,12 +162,12 @@ class _Pool:
     Attributes:
         instances: By index, at least one.
         views: Of these instances.
-        held: In order of arrival.
+        held: By request id, in order of arrival.
     """
 
     def __init__(self, instances: Sequence[Instance], views: Views) -> None:
         self.instances, self.views = instances, views
-        self.held: deque[RequestSpec] = deque()
+        self.held: OrderedDict[int, RequestSpec] = OrderedDict()
         self._alike: dict[tuple[EngineConfig, bool], list[int]] = {}
         for position, instance in enumerate(instances):
             key = instance.engine.config, instance.successor is not None
@@ -169,6 +198,12 @@ def _below(limits: AdmissionSpec, candidates: Views, serving: Views) -> tuple[Vi
     full = {v.index for v in candidates if kv is not None and v.kv_usage >= kv}
     keys = [key for key, hit in (("max_waiting_per_instance", busy), ("max_kv_usage", full)) if hit]
     return [v for v in candidates if v.index not in busy | full], f"{' and '.join(keys)}: reached by every instance"
+
+
+def _earlier(first_ns: int | None, second_ns: int | None) -> int | None:
+    if first_ns is None or second_ns is None:
+        return second_ns if first_ns is None else first_ns
+    return min(first_ns, second_ns)
 
 
 def _seen(request: Request, index: int, now_ns: int) -> FinishedRequest:

@@ -18,6 +18,7 @@ from llmservingsim.backend.topologies import TOPOLOGY_KINDS
 from llmservingsim.cli.main import app
 from llmservingsim.config import (
     AdmissionSpec,
+    ClientSpec,
     ExpertSpec,
     InstanceSpec,
     LatencySpec,
@@ -27,6 +28,7 @@ from llmservingsim.config import (
     RunSpec,
     ServingSpec,
     SloSpec,
+    TimeoutSpec,
     json_schema,
 )
 from llmservingsim.config.catalog import (
@@ -66,7 +68,7 @@ _SCALARS: dict[Any, str] = {
 }
 _RUN_SECTIONS = (
     *(RunSpec, NodeSpec, InstanceSpec, ServingSpec, ExpertSpec, LatencySpec),
-    *(NetworkSpec, MemorySpec, AdmissionSpec, SloSpec),
+    *(NetworkSpec, MemorySpec, AdmissionSpec, ClientSpec, TimeoutSpec, SloSpec),
 )
 _ROUTER_SECTIONS = tuple(dict.fromkeys(r.Options for r in ROUTERS.values() if hasattr(r, "Options")))
 _LENGTHS = (FixedLength, UniformLength, LognormalLength, EmpiricalLength, PairedLength, PresetLength)

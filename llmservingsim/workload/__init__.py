@@ -5,6 +5,7 @@ from __future__ import annotations
 from os import PathLike
 
 from llmservingsim.workload.arrival import ARRIVAL_PROCESSES, ArrivalProcess, make_arrival_process
+from llmservingsim.workload.closed_loop import ClosedLoop
 from llmservingsim.workload.generate import generate
 from llmservingsim.workload.jsonl import iter_requests, read_jsonl, write_jsonl
 from llmservingsim.workload.protocol import Session, Workload
@@ -27,6 +28,7 @@ __all__ = [
     "ARRIVAL_PROCESSES",
     "ArrivalProcess",
     "ArrivalSpec",
+    "ClosedLoop",
     "EmpiricalLength",
     "FixedLength",
     "GeneratorSpec",

@@ -1,4 +1,4 @@
-"""The JSONL trace format of LLMServingSim 2.0, and the keys ``priority`` and ``model`` that we add.
+"""The JSONL trace format of LLMServingSim 2.0, and the keys ``priority``, ``model``, ``abort_after_ns`` that we add.
 
 A line is a request or a session::
 
@@ -35,6 +35,7 @@ _CHUNK_BYTES = 2**20
 
 _Tokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 _TimeNs = Annotated[int, Meta(ge=0, le=2**62)]
+_PatienceNs = Annotated[int, Meta(ge=1, le=2**62)]
 _TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 
@@ -46,6 +47,7 @@ class _Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     output_tok_ids: tuple[_TokenId, ...] | None = None
     priority: int = 0
     model: str | None = None
+    abort_after_ns: _PatienceNs | None = None
 
 
 class _SubRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,6 +56,7 @@ class _SubRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tool_duration_ns: _TimeNs = 0
     input_tok_ids: tuple[_TokenId, ...] | None = None
     output_tok_ids: tuple[_TokenId, ...] | None = None
+    abort_after_ns: _PatienceNs | None = None
 
 
 class _Session(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -179,6 +182,7 @@ def _to_request(line: _Request, where: str, request_id: int) -> RequestSpec:
         token_ids=_token_ids(line, where),
         priority=line.priority,
         model=line.model,
+        abort_after_ns=line.abort_after_ns,
     )
 
 
@@ -193,6 +197,7 @@ def _to_session(line: _Session, where: str, first_id: int) -> Session:
             session_id=f"session-{first_id}" if line.session_id is None else str(line.session_id),
             priority=line.priority,
             model=line.model,
+            abort_after_ns=call.abort_after_ns,
         )
         for k, call in enumerate(line.sub_requests)
     )

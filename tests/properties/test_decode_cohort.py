@@ -1,7 +1,11 @@
-"""Moving decodes together changes nothing: every batch and every token equal those of the plain rules."""
+"""Moving decodes together changes nothing: every batch and every token equal those of the plain rules.
+
+Requests arrive and are given up at any time.
+"""
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from dataclasses import dataclass
 from itertools import count
@@ -11,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmservingsim.serving import SCHEDULERS, Engine, EngineConfig, Request, SchedulerConfig
+from llmservingsim.serving import SCHEDULERS, Engine, EngineConfig, Request, RequestStatus, SchedulerConfig
 from llmservingsim.serving.kv import BlockPool
 from llmservingsim.serving.scheduler import Refusal
 from llmservingsim.workload import RequestSpec
@@ -54,7 +58,11 @@ def scenarios(draw: st.DrawFn, *, tight: bool = False) -> Scenario:
         ids = None
         if draw(st.booleans()):  # long runs of one token share prefixes, prompts with outputs too
             ids = tuple([draw(st.sampled_from([1, 2]))] * (prompt + output))
-        requests.append(RequestSpec(index, arrival_ns, prompt, output, ids, priority=draw(st.integers(0, 2))))
+        patience_ns = None if tight else draw(st.none() | st.sampled_from([1, 2, 30, 400, 2000, 30_000]))
+        priority = draw(st.integers(0, 2))
+        requests.append(
+            RequestSpec(index, arrival_ns, prompt, output, ids, priority=priority, abort_after_ns=patience_ns)
+        )
     return Scenario(config, tuple(requests), step_ns)
 
 
@@ -65,24 +73,32 @@ def run(scenario: Scenario, *, decode_cohort: bool) -> list[object]:
     arrivals = deque(r for r in scenario.requests if engine.reject_reason(r) is None)
     ends: deque[int] = deque()
     seen: list[object] = []
-    held = []
+    held: list[Request] = []
+    patience: list[tuple[int, int, Request]] = []
     now_ns = 0
     for turn in count():
         assert turn < _TURNS_MAX, "the engine does not come to an end"
+        while patience and patience[0][0] <= now_ns:
+            deadline_ns, _, request = heapq.heappop(patience)
+            if request.status is not RequestStatus.FINISHED:
+                seen.append(("aborted", deadline_ns, request.request_id, engine.abort(request)))
+                engine.kv.pool.check([r.block_ids for r in held])
         while arrivals and arrivals[0].arrival_ns <= now_ns:
-            held.append(engine.add(arrivals.popleft()))
+            spec = arrivals.popleft()
+            held.append(engine.add(spec))
+            if spec.abort_after_ns is not None:
+                heapq.heappush(patience, (now_ns + spec.abort_after_ns, spec.request_id, held[-1]))
         while (batch := engine.next_batch(now_ns)) is not None:
             shape = batch.shape
             work = 1 + shape.num_tokens + shape.decode_kv_tokens // 7 + shape.max_decode_kv_tokens
             ends.append(max(now_ns, ends[-1] if ends else 0) + scenario.step_ns * work)
             seen.append((batch.index, shape, engine.kv.pool.num_free))
-        if not ends:
-            if not arrivals:
-                break
-            now_ns = arrivals[0].arrival_ns
-            continue
-        if arrivals and arrivals[0].arrival_ns < ends[0]:
-            now_ns = arrivals[0].arrival_ns
+        coming = [arrivals[0].arrival_ns] if arrivals else []
+        coming += [patience[0][0]] if patience else []
+        if not ends and not coming:
+            break
+        if coming and (not ends or min(coming) < ends[0]):
+            now_ns = min(coming)
             continue
         now_ns = ends.popleft()
         outcome = engine.complete(now_ns)

@@ -257,6 +257,18 @@ def test_one_that_decodes_elsewhere_leaves_there() -> None:
     assert [r.request_id for r in made.system.transfers.records] == [0, 1]
 
 
+def test_a_place_in_the_queue_that_comes_free_is_reported() -> None:
+    """The prefill side, 8 blocks, idles: 7 hold the KV of request 0, which crosses until 4.3 ms, and 1 needs 7 more.
+
+    Request 2 would fit, but one may wait. 1 gives up at 2.5 ms; the report at 3 ms says so.
+    """
+    limits = {"max_waiting_per_instance": 1, "policy": "queue"}
+    spec = config(*P_AND_D, admission=limits, load_update_interval="1ms")
+    spec["nodes"][0]["instances"][0]["num_gpu_blocks"] = 9
+    _, records = run(spec, request(0, 100, 9), request(1, 100, 9, patience_ms=2.5), request(2, 10, 1, at_ms=1.5))
+    assert [in_ms(r)[:2] for r in records] == [("finished", 0), ("aborted", None), ("finished", 3)]
+
+
 drawn_requests = st.lists(
     st.tuples(st.integers(1, 150), st.integers(1, 40), st.integers(0, 30), st.none() | st.integers(1, 60_000)),
     min_size=1,

@@ -155,6 +155,27 @@ def test_a_prompt_hits_the_blocks_that_a_member_fills_while_it_decodes() -> None
         assert cached_tokens > first.prompt_tokens
 
 
+@pytest.mark.parametrize("decode_cohort", [False, True])
+def test_what_a_member_filled_before_it_was_given_up_is_found(decode_cohort: bool) -> None:
+    """Two batches end before the next is formed. Of 4 + 3 tokens the KV of 6 is there by then, in blocks of 1."""
+    limits = SchedulerConfig(max_num_seqs=4, max_num_batched_tokens=64, max_model_len=200)
+    engine = Engine(
+        0,
+        EngineConfig(scheduler=limits, num_gpu_blocks=50, block_size=1, decode_cohort=decode_cohort),
+        SCHEDULERS["vllm"],
+    )
+    request = engine.add(RequestSpec(0, 0, 4, 20, (1,) * 24))
+    for now_ns in (1, 2, 3):
+        while engine.next_batch(now_ns) is not None:
+            pass
+        engine.complete(now_ns)
+        if now_ns == 2:
+            engine.complete(now_ns)
+            assert engine.abort(request) == 3
+            later = engine.add(RequestSpec(1, now_ns, 20, 1, (1,) * 21))
+    assert later.cached_tokens == 6
+
+
 def test_a_refusal_that_is_remembered_is_the_one_that_looking_again_would_give(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the memory of the last refusal every batch and every token are the same."""
     holds = Refusal.holds

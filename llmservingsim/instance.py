@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 from llmservingsim.backend import Backend, Ticket
 from llmservingsim.errors import SimulationError
 from llmservingsim.model import CapacityReport
-from llmservingsim.serving import Engine, InstanceLoad, Outcome, RejectReason, Request, RequestStatus
+from llmservingsim.serving import Engine, InstanceLoad, Outcome, RejectReason, Request
 from llmservingsim.serving.batch import Batch
 from llmservingsim.serving.routing import Role
 from llmservingsim.trace import IterationBuilder
@@ -178,7 +178,7 @@ class Instance:
 
     def abort(self, request: Request) -> Aborted:
         """Let go of a request that was queued here and has not ended, here or wherever it went on."""
-        if request.status is RequestStatus.FINISHED:
+        if not self.engine.holds(request):
             assert self.successor is not None
             return self.successor.abort(request.request_id)
         self._handing.pop(request.request_id, None)

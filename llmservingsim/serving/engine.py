@@ -125,6 +125,10 @@ class Engine:
         """Whether any request is not finished."""
         return bool(self._final_tokens)
 
+    def holds(self, request: Request) -> bool:
+        """Whether a request that was queued here has not ended here."""
+        return request.request_id in self._final_tokens
+
     def reject_reason(self, spec: RequestSpec, *, hand_off: bool = False) -> RejectReason | None:
         """Tell why a request can never be served here, or None; one to hand off needs room for its prompt alone."""
         if spec.prompt_tokens >= self.config.scheduler.max_model_len:

@@ -102,11 +102,7 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
                 owners.append(instances[position])
             elif position == members[-1]:
                 owners.append(DataParallelGroup([instances[m] for m in members], builders[0], backend))
-    sides = [
-        KvSide(i, p.model, p.layout, p.serving.kv_cache_dtype, p.spec.kv_role)
-        for p, i in zip(parts, instances, strict=True)
-    ]
-    transfers = connect(sides, backend, lambda decoders: _router(spec.decode_router, spec.seed, decoders))
+    transfers = _transfers(spec, parts, instances, backend)
     return System(
         instances=tuple(instances),
         owners=tuple(owners) if transfers is None else (*owners, transfers),
@@ -127,6 +123,16 @@ def _sample_ns(spec: RunSpec) -> int:
     if sample_ns < NS_PER_US:
         raise ConfigError(f"timeseries_interval: expected at least 1us, got {spec.timeseries_interval!r}")
     return sample_ns
+
+
+def _transfers(
+    spec: RunSpec, parts: Sequence[Parts], instances: Sequence[Instance], backend: Backend
+) -> KvTransfers | None:
+    sides = [
+        KvSide(i, p.model, p.layout, p.serving.kv_cache_dtype, p.spec.kv_role)
+        for p, i in zip(parts, instances, strict=True)
+    ]
+    return connect(sides, backend, lambda decoders: _router(spec.decode_router, spec.seed, decoders))
 
 
 def _router(asked: str | dict[str, Any], seed: int, instances: Sequence[Instance]) -> Router:

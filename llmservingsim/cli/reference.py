@@ -44,17 +44,7 @@ from llmservingsim.defaults import with_vllm_defaults
 from llmservingsim.model import kv_bytes_per_token, num_parameters
 from llmservingsim.serving.routing import ROUTERS
 from llmservingsim.units import format_size
-from llmservingsim.workload import (
-    ArrivalSpec,
-    EmpiricalLength,
-    FixedLength,
-    GeneratorSpec,
-    LognormalLength,
-    PairedLength,
-    PrefixSpec,
-    PresetLength,
-    UniformLength,
-)
+from llmservingsim.workload import spec as drawn
 
 _COMMAND = "python -m llmservingsim.cli.reference docs/reference"
 _NOTICE = f"<!-- Written by `{_COMMAND}`. Edit the docstrings, then run it again. -->\n"
@@ -71,8 +61,11 @@ _RUN_SECTIONS = (
     *(NetworkSpec, MemorySpec, AdmissionSpec, ClientSpec, TimeoutSpec, SloSpec),
 )
 _ROUTER_SECTIONS = tuple(dict.fromkeys(r.Options for r in ROUTERS.values() if hasattr(r, "Options")))
-_LENGTHS = (FixedLength, UniformLength, LognormalLength, EmpiricalLength, PairedLength, PresetLength)
-_GENERATOR_SECTIONS = (GeneratorSpec, ArrivalSpec, PrefixSpec, *_LENGTHS)
+_LENGTHS = get_args(drawn.LengthSpec)
+_GENERATOR_SECTIONS = (
+    *(drawn.GeneratorSpec, drawn.ArrivalSpec, drawn.PrefixSpec, drawn.SessionSpec, drawn.PriorityShare),
+    *(drawn.ModelShare, *_LENGTHS, *get_args(drawn.DurationSpec)[1:]),
+)
 _LARGE, _SMALL = "H100", "RTX4090"
 _MACHINE_MAX = 2**31 - 1
 _MISSING = (msgspec.NODEFAULT, msgspec.UNSET)
@@ -115,7 +108,8 @@ def configuration_page() -> str:
     parts.append(
         "# Generated workloads\n\nFrom Python a workload can be drawn from a `GeneratorSpec`; the options of "
         "[`llmservingsim workload generate`](cli.md#llmservingsim-workload-generate) are the same keys. A length is a "
-        f"section with the key `distribution`: {_one_of(_tag(length) for length in _LENGTHS)}.\n"
+        f"section with the key `distribution`: {_one_of(_tag(length) for length in _LENGTHS)}. So is a time "
+        "that is drawn.\n"
     )
     parts += [_section(struct) for struct in _GENERATOR_SECTIONS]
     return "\n".join(parts)

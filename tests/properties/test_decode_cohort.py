@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmservingsim.serving import SCHEDULERS, Engine, EngineConfig, Request, RequestStatus, SchedulerConfig
+from llmservingsim.serving import SCHEDULERS, Engine, EngineConfig, Request, SchedulerConfig
 from llmservingsim.serving.kv import BlockPool
 from llmservingsim.serving.scheduler import Refusal
 from llmservingsim.workload import RequestSpec
@@ -66,6 +66,16 @@ def scenarios(draw: st.DrawFn, *, tight: bool = False) -> Scenario:
     return Scenario(config, tuple(requests), step_ns)
 
 
+def abort_due(engine: Engine, patience: list[tuple[int, int, Request]], now_ns: int) -> list[object]:
+    """Give up the requests whose deadline has come, unless they have finished."""
+    seen: list[object] = []
+    while patience and patience[0][0] <= now_ns:
+        deadline_ns, _, request = heapq.heappop(patience)
+        if engine.holds(request):
+            seen.append(("aborted", deadline_ns, request.request_id, engine.abort(request)))
+    return seen
+
+
 def run(scenario: Scenario, *, decode_cohort: bool) -> list[object]:
     """Serve the scenario with batches that take as long as their shape says; return all that can be observed."""
     config = msgspec.structs.replace(scenario.config, decode_cohort=decode_cohort)
@@ -78,11 +88,8 @@ def run(scenario: Scenario, *, decode_cohort: bool) -> list[object]:
     now_ns = 0
     for turn in count():
         assert turn < _TURNS_MAX, "the engine does not come to an end"
-        while patience and patience[0][0] <= now_ns:
-            deadline_ns, _, request = heapq.heappop(patience)
-            if request.status is not RequestStatus.FINISHED:
-                seen.append(("aborted", deadline_ns, request.request_id, engine.abort(request)))
-                engine.kv.pool.check([r.block_ids for r in held])
+        seen += abort_due(engine, patience, now_ns)
+        engine.kv.pool.check([r.block_ids for r in held])
         while arrivals and arrivals[0].arrival_ns <= now_ns:
             spec = arrivals.popleft()
             held.append(engine.add(spec))
@@ -102,16 +109,8 @@ def run(scenario: Scenario, *, decode_cohort: bool) -> list[object]:
             continue
         now_ns = ends.popleft()
         outcome = engine.complete(now_ns)
-        seen.append(
-            (
-                now_ns,
-                [r.request_id for r in outcome.finished],
-                outcome.num_sampled,
-                sorted(outcome.token_gaps_ns.items()),
-                engine.num_running,
-                engine.num_waiting,
-            )
-        )
+        finished, gaps = [r.request_id for r in outcome.finished], sorted(outcome.token_gaps_ns.items())
+        seen.append((now_ns, finished, outcome.num_sampled, gaps, engine.num_running, engine.num_waiting))
         engine.kv.pool.check([r.block_ids for r in held])
     assert not engine.holds_requests
     seen.append(

@@ -55,7 +55,7 @@ class Admission:
         next_ns = self._workload.next_arrival_ns()
         if any(pool.held for pool in self._pools.values()):
             next_ns = _earlier(next_ns, self._board.next_report_ns())
-        return _earlier(next_ns, self._deadlines.next_ns()) if self._deadlines else next_ns
+        return _earlier(next_ns, self._deadlines.next_ns()) if self._deadlines.heap else next_ns
 
     def clock_moved(self, now_ns: int, *, has_ended: bool) -> None:
         """The clock reached a new instant, nothing of which has happened yet; tell whether some work ends at it."""
@@ -68,7 +68,7 @@ class Admission:
             ConfigError: If a request asks for a model that nobody serves.
             PluginError: If the router chooses an instance that is none.
         """
-        while self._deadlines and (given_up := self._deadlines.take(now_ns)) is not None:
+        while self._deadlines.heap and (given_up := self._deadlines.take(now_ns)) is not None:
             self._abort(*given_up, now_ns)
         for pool in self._pools.values():
             while pool.held and self._send(next(iter(pool.held.values())), pool, now_ns) is None:

@@ -73,16 +73,16 @@ class Deadlines:
 
     Args:
         patience: Of every client.
+
+    Attributes:
+        heap: (deadline, request id); empty if nobody may give up.
     """
 
     def __init__(self, patience: Patience) -> None:
+        self.heap: list[tuple[int, int]] = []
         self._patience = patience
         self._waits_for_ever = patience.ttft_ns is None and patience.e2e_ns is None
         self._watched: dict[int, Watched] = {}
-        self._heap: list[tuple[int, int]] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._heap)
 
     def watch(self, spec: RequestSpec) -> None:
         """A request came in; see whether its client will wait for ever."""
@@ -96,7 +96,7 @@ class Deadlines:
         deadline = watched.deadline()
         if deadline is not None and deadline[0] < TIME_MAX_NS:
             self._watched[spec.request_id] = watched
-            heapq.heappush(self._heap, (deadline[0], spec.request_id))
+            heapq.heappush(self.heap, (deadline[0], spec.request_id))
 
     def sent(self, instance: Instance, request: Request) -> None:
         """A request went to an instance."""
@@ -110,7 +110,7 @@ class Deadlines:
 
     def next_ns(self) -> int | None:
         """Return when the next client gives up, None if nobody will."""
-        heap = self._heap
+        heap = self.heap
         while heap:
             at_ns, request_id = heap[0]
             watched = self._watched.get(request_id)
@@ -128,7 +128,7 @@ class Deadlines:
         at_ns = self.next_ns()
         if at_ns is None or at_ns > now_ns:
             return None
-        watched = self._watched.pop(heapq.heappop(self._heap)[1])
+        watched = self._watched.pop(heapq.heappop(self.heap)[1])
         deadline = watched.deadline()
         assert deadline is not None
         return watched, deadline[1]

@@ -17,7 +17,7 @@ from llmservingsim.workload.durations import draw_durations
 from llmservingsim.workload.lengths import draw_counts, draw_lengths, draw_tokens
 from llmservingsim.workload.protocol import Session
 from llmservingsim.workload.request import RequestSpec
-from llmservingsim.workload.sessions import Call, Draws, converse
+from llmservingsim.workload.sessions import Call, Draws, converse, cut_to
 from llmservingsim.workload.spec import GeneratorSpec, PrefixSpec, SessionSpec
 
 T = TypeVar("T")
@@ -56,17 +56,42 @@ def generate(spec: GeneratorSpec) -> Iterator[RequestSpec | Session]:
         priorities=_shares([(p.priority, p.share) for p in spec.priorities] or [(0, 1.0)], priority),
         models=_shares([(m.model, m.share) for m in spec.models] or [(None, 1.0)], model),
     )
-    return _of_clients(spec, gaps_ns, draws) if spec.clients is not None else _by_arrival(spec, gaps_ns, draws)
+    if spec.clients is not None:
+        return _of_clients(spec, gaps_ns, draws)
+    return _requests(spec, gaps_ns, draws) if spec.sessions is None else _sessions(spec, gaps_ns, draws)
 
 
-def _by_arrival(spec: GeneratorSpec, gaps_ns: Iterator[int], draws: Draws) -> Iterator[RequestSpec | Session]:
-    """Yield one session after the other, or single requests where no sessions are asked for."""
+def _requests(spec: GeneratorSpec, gaps_ns: Iterator[int], draws: Draws) -> Iterator[RequestSpec]:
+    arrival_ns = 0
+    prefix_length = 0 if spec.prefix is None else spec.prefix.length
+    for request_id in range(spec.num_requests):
+        arrival_ns += _gap_ns(gaps_ns, spec.arrival.process)
+        prompt, output = next(draws.lengths)
+        prompt += prefix_length
+        if spec.max_model_len is not None:
+            prompt, output = cut_to(spec.max_model_len, prompt, output)
+        token_ids = None
+        if spec.token_ids:
+            prefix = next(draws.prefixes)
+            token_ids = prefix + draws.token_ids(prompt + output - len(prefix))
+        yield RequestSpec(
+            request_id=request_id,
+            arrival_ns=arrival_ns,
+            prompt_tokens=prompt,
+            output_tokens=output,
+            token_ids=token_ids,
+            priority=next(draws.priorities),
+            model=next(draws.models),
+            abort_after_ns=next(draws.patience_ns),
+        )
+
+
+def _sessions(spec: GeneratorSpec, gaps_ns: Iterator[int], draws: Draws) -> Iterator[Session]:
     arrival_ns = first_id = 0
     while first_id < spec.num_requests:
         arrival_ns += _gap_ns(gaps_ns, spec.arrival.process)
         calls = list(islice(converse(spec, draws), spec.num_requests - first_id))
-        session = _session(calls, first_id, arrival_ns, None if spec.sessions is None else f"session-{first_id}", draws)
-        yield session.calls[0] if spec.sessions is None else session
+        yield _session(calls, first_id, arrival_ns, f"session-{first_id}", draws)
         first_id += len(calls)
 
 
@@ -87,7 +112,7 @@ def _of_clients(spec: GeneratorSpec, gaps_ns: Iterator[int], draws: Draws) -> It
         first_id += len(calls)
 
 
-def _session(calls: Sequence[Call], first_id: int, arrival_ns: int, session_id: str | None, draws: Draws) -> Session:
+def _session(calls: Sequence[Call], first_id: int, arrival_ns: int, session_id: str, draws: Draws) -> Session:
     priority, model = next(draws.priorities), next(draws.models)
     specs = tuple(
         RequestSpec(
@@ -123,6 +148,8 @@ def _patience(spec: GeneratorSpec, rng: np.random.Generator) -> Iterator[int | N
 def _shares(choices: Sequence[tuple[T, float]], rng: np.random.Generator) -> Iterator[T]:
     """Yield values without end, each in proportion to its share."""
     values = [value for value, _ in choices]
+    if len(values) == 1:
+        yield from repeat(values[0])
     shares = np.array([share for _, share in choices])
     while True:
         for k in rng.choice(len(values), size=_BLOCK, p=shares / shares.sum()).tolist():

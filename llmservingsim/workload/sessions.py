@@ -72,8 +72,7 @@ def converse(spec: GeneratorSpec, draws: Draws) -> Iterator[Call]:
         if limit is not None:
             if prompt >= limit and not is_first:
                 return
-            prompt = min(prompt, limit - 1)
-            output = min(output, limit - prompt)
+            prompt, output = cut_to(limit, prompt, output)
         is_first = False
         told = ids + draws.token_ids(prompt + output - len(ids)) if spec.token_ids else None
         pause_ns = next(draws.think_ns if is_last else draws.tool_ns)
@@ -82,6 +81,12 @@ def converse(spec: GeneratorSpec, draws: Draws) -> Iterator[Call]:
             context, ids = prompt + output, told or ()
         else:
             context, ids = start, start_ids
+
+
+def cut_to(max_model_len: int, prompt: int, output: int) -> tuple[int, int]:
+    """Cut a prompt to one token less than the limit, then its output so that both fit."""
+    prompt = min(prompt, max_model_len - 1)
+    return prompt, min(output, max_model_len - prompt)
 
 
 def _steps(draws: Draws) -> Iterator[tuple[bool, bool]]:

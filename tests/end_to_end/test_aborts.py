@@ -344,6 +344,13 @@ def test_the_router_that_counts_pending_prompts_takes_those_of_aborted_requests_
     assert [r.instance for r in records] == [0, 1, 0]
 
 
+def test_the_router_of_the_decode_side_hears_of_it_too() -> None:
+    """Request 0 gives up at instance 1. So request 2 finds nothing pending there, but 100 tokens at instance 2."""
+    spec = config("kv_producer", "kv_consumer", "kv_consumer", decode_router="expected_time")
+    _, records = run(spec, request(0, 900, 90, patience_ms=50), request(1, 100, 90), request(2, 10, 2, at_ms=60))
+    assert [(r.status, r.decode_instance) for r in records] == [("aborted", 1), ("finished", 2), ("finished", 1)]
+
+
 def test_a_trace_states_when_a_client_leaves(tmp_path: Any) -> None:
     path = tmp_path / "trace.jsonl"
     path.write_text(

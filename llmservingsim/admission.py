@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Sequence
 
 from llmservingsim.config import AdmissionSpec
+from llmservingsim.deadlines import Deadlines, Watched
 from llmservingsim.errors import ConfigError, nearest, one_of
-from llmservingsim.instance import Instance
+from llmservingsim.instance import Aborted, Instance
 from llmservingsim.report import Recorder
 from llmservingsim.resolve import System
 from llmservingsim.serving import EngineConfig, Request
@@ -30,6 +31,9 @@ class Admission:
     it. With one instance in the run the router is not asked. Where instances start and stop, a request for which none
     is active is held as well.
 
+    A client that has waited too long gives up: then the request leaves wherever it is. This comes before anything else
+    that the front end does at that instant, but after the work that ends at it.
+
     Args:
         system: What serves.
         workload: What is asked for.
@@ -50,12 +54,17 @@ class Admission:
         self._tell_router = getattr(system.router, "finished", None) if self._is_routed else None
         if self._autoscaler is not None:
             self._autoscaler.num_held = self._num_held
+        self._tell_aborted = getattr(system.router, "aborted", None) if self._is_routed else None
+        self._ends_session = system.patience.ends_session
+        self._deadlines = Deadlines(system.patience)
 
     def next_ns(self) -> int | None:
         """Return when there is something to do that no instance brings about, None if nothing is known."""
         next_ns = self._workload.next_arrival_ns()
         if any(pool.held for pool in self._pools.values()):
             next_ns = _earlier(next_ns, self._board.next_report_ns())
+        if self._deadlines.heap:
+            next_ns = _earlier(next_ns, self._deadlines.next_ns())
         if self._autoscaler is not None and (next_ns is not None or self._recorder.num_open):
             next_ns = _earlier(next_ns, self._autoscaler.next_ns())
         return next_ns
@@ -65,21 +74,24 @@ class Admission:
         self._board.clock_moved(now_ns, has_ended=has_ended)
 
     def admit(self, now_ns: int) -> None:
-        """Send the held requests that may go now, then take in what has arrived.
+        """Let go of what clients have given up, send the held requests that may go, take in what has arrived.
 
         Raises:
             ConfigError: If a request asks for a model that nobody serves.
             PluginError: If the router chooses an instance that is none.
         """
+        while self._deadlines.heap and (given_up := self._deadlines.take(now_ns)) is not None:
+            self._abort(*given_up, now_ns)
         for pool in self._pools.values():
-            while pool.held and self._send(pool.held[0], pool, now_ns) is None:
-                pool.held.popleft()
+            while pool.held and self._send(next(iter(pool.held.values())), pool, now_ns) is None:
+                pool.held.popitem(last=False)
         for spec in self._workload.take(now_ns):
             self._take_in(spec, now_ns)
 
     def finished(self, instance: Instance, request: Request, now_ns: int) -> None:
         """A request ended: its session goes on, and routers that learn hear of it."""
         self._workload.finished(request.request_id, now_ns)
+        self._deadlines.forget(request.request_id)
         if self._autoscaler is not None:
             self._autoscaler.finished(instance, request, now_ns)
         prefilled = request.prefill_instance
@@ -94,7 +106,7 @@ class Admission:
             f"router: request {spec.request_id} waits for an instance "
             + ("below the limits" if self._active(pool.candidates(spec)) else "to start")
             for pool in self._pools.values()
-            for spec in pool.held
+            for spec in pool.held.values()
         ]
 
     def _take_in(self, spec: RequestSpec, now_ns: int) -> None:
@@ -105,18 +117,37 @@ class Admission:
             return
         if self._autoscaler is not None:
             self._autoscaler.arrived(spec, now_ns)
+        self._deadlines.watch(spec)
         limit = self._send(spec, pool, now_ns) if not pool.held else _OTHERS_HELD
         if limit is None:
             self._recorder.admitted(spec)
         elif limit in _HOLDING or (self._limits is not None and self._limits.policy == "queue"):
             self._recorder.admitted(spec)
-            pool.held.append(spec)
+            pool.held[spec.request_id] = spec
         else:
             self._reject(spec, pool, limit, now_ns)
 
     def _reject(self, spec: RequestSpec, pool: _Pool, reason: str, now_ns: int) -> None:
         self._recorder.rejected(spec, pool.instances[0], reason)
+        self._deadlines.forget(spec.request_id)
         self._workload.finished(spec.request_id, now_ns)
+
+    def _abort(self, watched: Watched, limit: str, now_ns: int) -> None:
+        """A client gave up: let go of its request wherever it is."""
+        spec, pool = watched.spec, self._pools[watched.spec.model]
+        if watched.instance is None or watched.request is None:
+            del pool.held[spec.request_id]
+            self._recorder.aborted(spec, Aborted(pool.instances[0], None, 0), limit)
+        else:
+            aborted = watched.instance.abort(watched.request)
+            self._board.changed(now_ns)
+            if self._tell_aborted is not None:
+                self._tell_aborted(spec.request_id, watched.instance.index)
+            self._recorder.aborted(spec, aborted, limit)
+        if self._ends_session:
+            self._workload.abandoned(spec.request_id, now_ns)
+        else:
+            self._workload.finished(spec.request_id, now_ns)
 
     def _send(self, spec: RequestSpec, pool: _Pool, now_ns: int) -> str | None:
         """Send a request to an instance, or return the limit that stands in the way."""
@@ -130,7 +161,8 @@ class Admission:
                 return limit
         view = views[choose(self._router, spec, views)] if self._is_routed else views[0]
         self._board.sent(view, now_ns)
-        self._instances[view.index].add(spec)
+        instance = self._instances[view.index]
+        self._deadlines.sent(instance, instance.add(spec))
         return None
 
     def _active(self, views: Views) -> Views:
@@ -162,12 +194,12 @@ class _Pool:
     Attributes:
         instances: By index, at least one.
         views: Of these instances.
-        held: In order of arrival.
+        held: By request id, in order of arrival.
     """
 
     def __init__(self, instances: Sequence[Instance], views: Views) -> None:
         self.instances, self.views = instances, views
-        self.held: deque[RequestSpec] = deque()
+        self.held: OrderedDict[int, RequestSpec] = OrderedDict()
         self._alike: dict[tuple[EngineConfig, bool], list[int]] = {}
         for position, instance in enumerate(instances):
             key = instance.engine.config, instance.successor is not None

@@ -24,7 +24,9 @@ from llmservingsim.parts import Libraries
 from llmservingsim.report import Moved, Provenance, Recorder, SimulationResult, summarise, summarise_scaling
 from llmservingsim.resolve import BackendFactory, System, resolve
 from llmservingsim.strict import convert
+from llmservingsim.units import parse_time_ns
 from llmservingsim.workload import (
+    ClosedLoop,
     GeneratorSpec,
     ListWorkload,
     RequestSpec,
@@ -109,6 +111,8 @@ class Run:
         if isinstance(source, GeneratorSpec) and self.options.seed is not None:
             source = msgspec.structs.replace(source, seed=self.options.seed)
         self.workload: Workload = _open(source, self.options.num_requests)
+        if (clients := self.spec.clients) is not None:
+            self.workload = ClosedLoop(self.workload, clients.max_concurrency, parse_time_ns(clients.think_time))
         self.recorder = Recorder(self.system.instances, self.system.sample_ns)
         self._workload_name = str(source) if isinstance(source, str | Path) else type(source).__name__
         self._started_s = time.perf_counter()

@@ -71,6 +71,20 @@ class IterationListener(Protocol):
         ...
 
 
+class Aborted(NamedTuple):
+    """A request that its client gave up.
+
+    Attributes:
+        instance: That had it, or the first that serves its model if the router held it.
+        request: As what; None if the router held it.
+        num_tokens: Output tokens that the client had been given.
+    """
+
+    instance: Instance
+    request: Request | None
+    num_tokens: int
+
+
 def _nobody() -> None:
     """Nobody waits to hear that an instance is awake."""
 
@@ -84,6 +98,10 @@ class Successor(Protocol):
 
     def hand_over(self, instance: Instance, spec: RequestSpec, request: Request, now_ns: int) -> None:
         """Take over a request whose blocks ``instance`` holds until `Engine.release`."""
+        ...
+
+    def abort(self, request_id: int) -> Aborted:
+        """Let go of a request that was handed over and has not ended; its client gave up."""
         ...
 
 
@@ -175,12 +193,23 @@ class Instance:
             return self.engine.reject_reason(spec)
         return self.engine.reject_reason(spec, hand_off=True) or self.successor.reject_reason(spec)
 
-    def add(self, spec: RequestSpec) -> None:
+    def add(self, spec: RequestSpec) -> Request:
         """Queue a request."""
         request = self.engine.add(spec, hand_off=self.successor is not None)
         if request.hand_off:
             self._handing[spec.request_id] = spec
         self.wake()
+        return request
+
+    def abort(self, request: Request) -> Aborted:
+        """Let go of a request that was queued here and has not ended, here or wherever it went on."""
+        if not self.engine.holds(request):
+            assert self.successor is not None
+            return self.successor.abort(request.request_id)
+        self._handing.pop(request.request_id, None)
+        num_tokens = self.engine.abort(request)
+        self.wake()
+        return Aborted(self, request, num_tokens)
 
     def begin(self, now_ns: int) -> list[Ticket]:
         """Submit every batch that can be launched now; each runs after the one before.

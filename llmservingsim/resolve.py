@@ -10,6 +10,7 @@ import msgspec
 
 from llmservingsim.backend import Backend, MemoryModel, NativeBackend, NetworkModel, SystemModel
 from llmservingsim.config import AdmissionSpec, InstanceSpec, RunSpec, ServingSpec
+from llmservingsim.deadlines import Patience
 from llmservingsim.errors import ConfigError, located
 from llmservingsim.experts import instance_seed
 from llmservingsim.instance import Instance
@@ -46,6 +47,7 @@ class System:
         network: What the backend's network was built from; written beside exported traces.
         system: Likewise for its system layer.
         sample_ns: Step of the time series.
+        patience: How long clients wait.
         transfers: KV caches on their way between instances; None where no instance hands on.
         traffic: KV on its way to and from lower tiers; None where there are none.
         autoscaler: Starts and stops instances; None where all run all the time.
@@ -60,6 +62,7 @@ class System:
     network: NetworkModel
     system: SystemModel
     sample_ns: int
+    patience: Patience
     transfers: KvTransfers | None = None
     traffic: KvTraffic | None = None
     autoscaler: Autoscaler | None = None
@@ -118,6 +121,7 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
         network=plan.network,
         system=plan.system,
         sample_ns=sample_ns,
+        patience=Patience.of(spec.timeouts),
         transfers=transfers,
         traffic=traffic,
         autoscaler=autoscaler,

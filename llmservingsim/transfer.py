@@ -19,7 +19,7 @@ from llmservingsim.backend import Backend, GraphId, Ticket
 from llmservingsim.config.catalog import ModelSpec
 from llmservingsim.errors import ConfigError
 from llmservingsim.graph import Graph, Node, NodeType
-from llmservingsim.instance import Instance
+from llmservingsim.instance import Aborted, Instance
 from llmservingsim.model import KvShare, ParallelLayout, kv_bytes_per_token_layer, kv_shares
 from llmservingsim.serving import Outcome, RejectReason, Request, Router
 from llmservingsim.serving.remote import Load, LoadingScheduler
@@ -97,6 +97,7 @@ class KvTransfers:
         self._decoders = tuple(decoders)
         self._router = router
         self._routes = {pair: self._register(pair_shares) for pair, pair_shares in shares.items()}
+        self._going_on: dict[int, tuple[Instance, Request]] = {}
         self._sources: dict[Request, _Source] = {}
         self._held: deque[_Held] = deque()
         self._under_way: dict[Ticket, tuple[Instance, Load, int]] = {}
@@ -125,6 +126,7 @@ class KvTransfers:
             position = choose(self._router, spec, [d.load() for d in able], "the decode of request")
         going_on = able[position].engine.go_on(spec, request, instance.index)
         able[position].wake()
+        self._going_on[spec.request_id] = able[position], going_on
         if going_on.remote_tokens:
             self._sources[going_on] = _Source(instance, request, now_ns)
 
@@ -139,8 +141,31 @@ class KvTransfers:
 
     def finished(self, request: FinishedRequest) -> None:
         """Let the decode router hear of a request that ended, if it learns."""
+        del self._going_on[request.request_id]
         if hasattr(self._router, "finished"):
             self._router.finished(request)
+
+    def abort(self, request_id: int) -> Aborted:
+        """Let go of a request on its way or on the decode side; its client gave up.
+
+        Unless its KV is crossing, the prefill side forgets it at once, as with vLLM's NIXL connector, whose decode side
+        says so. If it is, both sides keep their blocks until it has crossed.
+        """
+        held = next((held for held in self._held if held.spec.request_id == request_id), None)
+        if held is not None:
+            self._held.remove(held)
+            held.instance.engine.release(held.request)
+            held.instance.wake()
+            return Aborted(held.instance, held.request, held.request.num_tokens - held.request.num_prompt_tokens)
+        decoder, request = self._going_on.pop(request_id)
+        num_tokens = decoder.engine.abort(request)
+        decoder.wake()
+        is_crossing = any(load.request is request for _, load, _ in self._under_way.values())
+        if request in self._sources and not is_crossing:
+            self._release(request)
+        if hasattr(self._router, "aborted"):
+            self._router.aborted(request_id, decoder.index)
+        return Aborted(decoder, request, num_tokens)
 
     def begin(self, now_ns: int) -> Iterable[Ticket]:
         """Start every transfer whose blocks are taken on both sides."""

@@ -30,17 +30,7 @@ from llmservingsim.config.catalog import (
 from llmservingsim.defaults import with_vllm_defaults
 from llmservingsim.serving.routing import ROUTERS
 from llmservingsim.serving.scaling import SCALING_POLICIES
-from llmservingsim.workload import (
-    ArrivalSpec,
-    EmpiricalLength,
-    FixedLength,
-    GeneratorSpec,
-    LognormalLength,
-    PairedLength,
-    PrefixSpec,
-    PresetLength,
-    UniformLength,
-)
+from llmservingsim.workload import spec as drawn
 
 _COMMAND = "python -m llmservingsim.cli.reference docs/reference"
 _NOTICE = f"<!-- Written by `{_COMMAND}`. Edit the docstrings, then run it again. -->\n"
@@ -75,8 +65,8 @@ def _structs(hint: Any) -> list[type[msgspec.Struct]]:
 _RUN_SECTIONS = tuple(_sections(RunSpec))
 _ROUTER_SECTIONS = tuple(dict.fromkeys(r.Options for r in ROUTERS.values() if hasattr(r, "Options")))
 _SCALING_SECTIONS = tuple(s for p in SCALING_POLICIES.values() if hasattr(p, "Options") for s in _sections(p.Options))
-_LENGTHS = (FixedLength, UniformLength, LognormalLength, EmpiricalLength, PairedLength, PresetLength)
-_GENERATOR_SECTIONS = (GeneratorSpec, ArrivalSpec, PrefixSpec, *_LENGTHS)
+_LENGTHS = get_args(drawn.LengthSpec)
+_GENERATOR_SECTIONS = tuple(_sections(drawn.GeneratorSpec))
 _LARGE, _SMALL = "H100", "RTX4090"
 _MACHINE_MAX = 2**31 - 1
 _MISSING = (msgspec.NODEFAULT, msgspec.UNSET)
@@ -124,7 +114,8 @@ def configuration_page() -> str:
     parts.append(
         "# Generated workloads\n\nFrom Python a workload can be drawn from a `GeneratorSpec`; the options of "
         "[`llmservingsim workload generate`](cli.md#llmservingsim-workload-generate) are the same keys. A length is a "
-        f"section with the key `distribution`: {_one_of(_tag(length) for length in _LENGTHS)}.\n"
+        f"section with the key `distribution`: {_one_of(_tag(length) for length in _LENGTHS)}. So is a time "
+        "that is drawn.\n"
     )
     parts += [_section(struct) for struct in _GENERATOR_SECTIONS]
     return "\n".join(parts)

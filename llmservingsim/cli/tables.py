@@ -19,10 +19,11 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     console = Console()
     console.print(_latency_table(summary))
     console.print(_totals_table(summary))
-    for rejection in summary["requests"]["rejections"]:
-        ids = ", ".join(map(str, rejection["request_ids"]))
-        more = ", ..." if rejection["count"] > len(rejection["request_ids"]) else ""
-        _print_line(console, f"rejected {rejection['count']}: {rejection['reason']} (requests {ids}{more})")
+    for word, key in (("rejected", "rejections"), ("aborted", "aborts")):
+        for entry in summary["requests"][key]:
+            ids = ", ".join(map(str, entry["request_ids"]))
+            more = ", ..." if entry["count"] > len(entry["request_ids"]) else ""
+            _print_line(console, f"{word} {entry['count']}: {entry['reason']} (requests {ids}{more})")
     for instance in summary["instances"]:
         beyond = instance["latency"].get("extrapolated_shapes")
         if beyond:
@@ -52,7 +53,8 @@ def _latency_table(summary: Mapping[str, Any]) -> Table:
 def _totals_table(summary: Mapping[str, Any]) -> Table:
     requests, throughput, cache = summary["requests"], summary["throughput"], summary["prefix_cache"]["npu"]
     table = Table.grid(padding=(0, 2))
-    table.add_row("requests", f"{requests['finished']:,} finished, {requests['rejected']:,} rejected")
+    aborted = f", {requests['aborted']:,} aborted" if requests["aborted"] else ""
+    table.add_row("requests", f"{requests['finished']:,} finished, {requests['rejected']:,} rejected{aborted}")
     table.add_row(
         "throughput",
         f"{throughput['output_tokens_per_s']:,.1f} output tok/s, "

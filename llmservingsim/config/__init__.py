@@ -1,6 +1,7 @@
 """What the user wrote: frozen strict specs, their loading, and the catalogue of models and accelerators."""
 
 from llmservingsim.config.autoscaling import AutoscalingSpec
+from llmservingsim.config.clients import ClientSpec, TimeoutSpec
 from llmservingsim.config.instance_spec import ExpertSpec, InstanceSpec, LatencySpec, ServingSpec
 from llmservingsim.config.load import apply_overrides, json_schema, load_run
 from llmservingsim.config.memory_spec import CxlSpec, MemorySpec
@@ -10,6 +11,7 @@ from llmservingsim.config.tier_spec import TierSpec
 __all__ = [
     "AdmissionSpec",
     "AutoscalingSpec",
+    "ClientSpec",
     "CxlSpec",
     "ExpertSpec",
     "InstanceSpec",
@@ -21,6 +23,7 @@ __all__ = [
     "ServingSpec",
     "SloSpec",
     "TierSpec",
+    "TimeoutSpec",
     "apply_overrides",
     "json_schema",
     "load_run",

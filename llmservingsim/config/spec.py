@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from llmservingsim.config.autoscaling import AutoscalingSpec
+from llmservingsim.config.clients import ClientSpec, TimeoutSpec
 from llmservingsim.config.instance_spec import InstanceSpec, ServingSpec
 from llmservingsim.config.memory_spec import CxlSpec, MemorySpec
 from llmservingsim.config.quantities import Algorithms, Chunks, Count, Shape, Share, check_quantities
@@ -127,6 +128,8 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         router: Built-in name or ``package.module:Class``; or a section with that name as ``policy``, and its options.
         decode_router: Likewise, of requests that a kv_producer has prefilled, among the kv_consumers.
         admission: Limits beyond which the router rejects or holds requests.
+        clients: How many there are, where they send a call only after the answer to the one before.
+        timeouts: When they give up.
         load_update_interval: Between two reports of the instances to the router, as ``"100ms"`` in vLLM's data-parallel
             coordinator; by default it knows at any moment what waits and runs.
         autoscaling: How many of the instances run: a section, or a list of them with ``model`` or ``role``; by default
@@ -144,6 +147,8 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     router: str | dict[str, Any] = "round_robin"
     decode_router: str | dict[str, Any] = "least_loaded"
     admission: AdmissionSpec | None = None
+    clients: ClientSpec | None = None
+    timeouts: TimeoutSpec | None = None
     load_update_interval: str = "0ns"
     autoscaling: AutoscalingSpec | tuple[AutoscalingSpec, ...] | None = None
     workload: str | None = None

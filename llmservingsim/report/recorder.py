@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from llmservingsim.instance import Instance
+from llmservingsim.instance import Aborted, Instance
 from llmservingsim.report.records import RequestRecord, Sample
 from llmservingsim.report.sampler import Sampler
 from llmservingsim.serving import Outcome, Request
@@ -67,6 +67,24 @@ class Recorder:
             preemptions=0,
             status="rejected",
             reason=reason,
+        )
+
+    def aborted(self, spec: RequestSpec, aborted: Aborted, limit: str) -> None:
+        """A client gave up; what is known of its request stays, but for the finish."""
+        del self._open[spec.request_id]
+        instance, request, num_tokens = aborted
+        self._record(
+            spec,
+            instance,
+            -1 if request is None else request.prefill_instance,
+            scheduled_ns=None if request is None or request.scheduled_ns < 0 else request.scheduled_ns,
+            first_token_ns=None if request is None or request.first_token_ns < 0 else request.first_token_ns,
+            finish_ns=None,
+            output_tokens=num_tokens,
+            cached_tokens=0 if request is None else request.cached_tokens,
+            preemptions=0 if request is None else request.num_preemptions + request.earlier_preemptions,
+            status="aborted",
+            reason=limit,
         )
 
     def clock_moved(self, now_ns: int) -> None:

@@ -9,12 +9,12 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     """A row of requests.csv; times in nanoseconds, None where they do not apply.
 
     Attributes:
-        instance: That served it, or prefilled it where prefill and decode are split; of a rejected request the first
-            that serves its model.
+        instance: That served it, or prefilled it where prefill and decode are split; of a request that went to none
+            the first that serves its model.
         decode_instance: That decoded it where they are split.
         cached_tokens: Prompt tokens found in the prefix cache at first admission, lower tiers included.
-        status: ``finished`` or ``rejected``.
-        reason: Why it was rejected; not a column.
+        status: ``finished``, ``rejected`` or ``aborted``.
+        reason: Why it was rejected, or the limit at which its client gave up; not a column.
     """
 
     request_id: int

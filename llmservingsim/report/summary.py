@@ -18,7 +18,7 @@ from llmservingsim.report.tiers import prefix_tiers
 from llmservingsim.transfer import TransferRecord
 from llmservingsim.units import NS_PER_MS, NS_PER_S, parse_time_ns
 
-_REJECTED_SHOWN = 10
+_SHOWN = 10
 
 
 class Provenance(msgspec.Struct, frozen=True):
@@ -97,20 +97,25 @@ def summarise(
 
 
 def _requests(recorder: Recorder, finished: Sequence[RequestRecord]) -> dict[str, Any]:
-    rejected: dict[str, list[int]] = {}
-    for record in recorder.records:
-        if record.status == "rejected":
-            rejected.setdefault(record.reason or "", []).append(record.request_id)
+    rejections, aborts = (_by_reason(recorder.records, status) for status in ("rejected", "aborted"))
     return {
         "arrived": recorder.num_arrived,
         "finished": len(finished),
         "held": recorder.num_open,
-        "rejected": sum(map(len, rejected.values())),
-        "rejections": [
-            {"reason": reason, "count": len(ids), "request_ids": ids[:_REJECTED_SHOWN]}
-            for reason, ids in rejected.items()
-        ],
+        "rejected": sum(entry["count"] for entry in rejections),
+        "rejections": rejections,
+        "aborted": sum(entry["count"] for entry in aborts),
+        "aborts": aborts,
     }
+
+
+def _by_reason(records: Sequence[RequestRecord], status: str) -> list[dict[str, Any]]:
+    """Count the requests of a status by their reason, and name the first of each."""
+    found: dict[str, list[int]] = {}
+    for record in records:
+        if record.status == status:
+            found.setdefault(record.reason or "", []).append(record.request_id)
+    return [{"reason": reason, "count": len(ids), "request_ids": ids[:_SHOWN]} for reason, ids in found.items()]
 
 
 def _throughput(finished: Sequence[RequestRecord], simulated_s: float) -> dict[str, float]:

@@ -99,6 +99,11 @@ class DecodeCohort:
         self._origin_sum += origin
         self._origin_max = max(self._origin_max, origin) if len(self._origin) > 1 else origin
 
+    def num_tokens(self, request: Request) -> int:
+        """Known tokens of a request, a member or not: a member's own counter is stale."""
+        origin = self._origin.get(request)
+        return request.num_tokens if origin is None else origin + self.completed + 1
+
     def blocks_needed(self) -> int:
         """Blocks that the members need for the batch being formed."""
         return len(self._needing_block(self.formed + 1))
@@ -128,6 +133,11 @@ class DecodeCohort:
                 self._leave(request)
                 request.awaits_last_token = True
 
+    def leave(self, request: Request) -> None:
+        """Let one go, a member or not, with its counters up to date."""
+        if request in self._origin:
+            self._leave(request)
+
     def dissolve(self) -> None:
         """Let every member go."""
         for request in list(self._origin):
@@ -152,7 +162,9 @@ class DecodeCohort:
         request.num_computed_tokens = origin + self.formed
         request.num_tokens = origin + self.completed + 1
         request.num_output_placeholders = self.formed - self.completed
-        request.last_token_ns = self.completed_ns
+        if self.completed >= joined - 1:  # else the batch before it joined has not ended
+            request.last_token_ns = self.completed_ns
+        self._kv.cache_full_blocks(request, origin + self.completed)
         for batch in self._in_flight:
             if batch.index >= joined:
                 batch.release(Scheduled(request, 1, request.num_preemptions, samples=True))

@@ -101,6 +101,7 @@ class Engine:
             self.scheduler.adopt(self.cohort)
         self.iterations = 0
         self._incoming: list[Request] = []
+        self._aborted: list[Request] = []  # still held: the engine loop has not come to a boundary
         stages = config.pipeline_parallel_size
         self._depth = stages if stages > 1 else 2 if config.async_scheduling else 1
         self._blocked = False
@@ -129,6 +130,10 @@ class Engine:
     def is_idle(self) -> bool:
         """Whether no request is left, nor anything of one: no batch in flight, no block held."""
         return not (self._final_tokens or self._in_flight or self.kv.pool.num_held)
+
+    def holds(self, request: Request) -> bool:
+        """Whether a request that was queued here has not ended here."""
+        return request.request_id in self._final_tokens
 
     def reject_reason(self, spec: RequestSpec, *, hand_off: bool = False) -> RejectReason | None:
         """Tell why a request can never be served here, or None; one to hand off needs room for its prompt alone."""
@@ -170,6 +175,20 @@ class Engine:
         self._incoming.append(request)
         return request
 
+    def abort(self, request: Request) -> int:
+        """Let go of a request whose client gave up; return how many tokens it had been given.
+
+        The engine loop hears of it at its next boundary: at once if nothing is in flight, else before it applies what
+        the oldest batch computed. Its tokens in batches in flight are lost. Its blocks are free from then on, unless
+        its KV is on its way from elsewhere: then when that has arrived.
+        """
+        tokens = self.cohort.num_tokens(request) - request.num_prompt_tokens
+        if self._in_flight:
+            self._aborted.append(request)
+        else:
+            self._let_go(request)
+        return tokens
+
     def take_loads(self) -> list[Load]:
         """Return the loads that have become possible since the last call."""
         return self.scheduler.take_loads() if isinstance(self.scheduler, LoadingScheduler) else []
@@ -183,7 +202,7 @@ class Engine:
         """KV has come up from lower tiers."""
         assert self.kv.tiers is not None
         self.kv.tiers.read_ended(read)
-        if read.request.status is RequestStatus.WAITING_FOR_REMOTE_KVS:
+        if read.request.status in (RequestStatus.WAITING_FOR_REMOTE_KVS, RequestStatus.FINISHED):
             self.loaded(read.request)
 
     def release(self, request: Request) -> None:
@@ -198,6 +217,8 @@ class Engine:
         """
         if self._blocked or len(self._in_flight) >= self._depth:
             return None
+        if self._aborted:
+            self._hear_aborts()
         for request in self._incoming:
             self.scheduler.add(request)
         self._incoming.clear()
@@ -215,6 +236,8 @@ class Engine:
 
     def complete(self, now_ns: int) -> Outcome:
         """Apply the oldest batch in flight, which has just ended."""
+        if self._aborted:
+            self._hear_aborts()
         batch = self._in_flight.popleft()
         self._blocked = False
         finished: list[Request] = []
@@ -248,6 +271,21 @@ class Engine:
         if self.kv.tiers is not None:
             self.kv.tiers.batch_ended(batch.index, self.iterations - 1)
         return Outcome(batch, finished, handed, num_sampled, gaps)
+
+    def _hear_aborts(self) -> None:
+        aborted, self._aborted = self._aborted, []
+        for request in aborted:
+            self._let_go(request)
+
+    def _let_go(self, request: Request) -> None:
+        """Release a request wherever it is; without a final length, batches in flight give it nothing."""
+        del self._final_tokens[request.request_id]
+        if request in self._incoming:
+            self._incoming.remove(request)
+            request.status = RequestStatus.FINISHED
+            return
+        self.cohort.leave(request)
+        self.scheduler.finish(request)
 
     def _hand_off(self, request: Request) -> None:
         """End a request here without giving up its blocks."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -42,7 +42,7 @@ class FcfsQueue:
     """First come, first served; a preempted request goes to the front."""
 
     def __init__(self) -> None:
-        self._requests: deque[Request] = deque()
+        self._requests: OrderedDict[Request, None] = OrderedDict()  # one may leave from the middle
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -52,36 +52,42 @@ class FcfsQueue:
 
     def add(self, request: Request) -> None:
         """Queue a new request at the end."""
-        self._requests.append(request)
+        self._requests[request] = None
 
     def put_back(self, request: Request) -> None:
         """Queue a preempted request at the front."""
-        self._requests.appendleft(request)
+        self._requests[request] = None
+        self._requests.move_to_end(request, last=False)
 
     def peek(self) -> Request:
         """Return the request at the front."""
-        return self._requests[0]
+        return next(iter(self._requests))
 
     def pop(self) -> Request:
         """Remove and return the request at the front."""
-        return self._requests.popleft()
+        return self._requests.popitem(last=False)[0]
 
     def remove(self, request: Request) -> None:
         """Take a request out, wherever it stands."""
-        self._requests.remove(request)
+        del self._requests[request]
 
 
 class PriorityQueue:
-    """Smallest (priority, arrival, id) first; preempted requests take their place by the same order."""
+    """Smallest (priority, arrival, id) first; preempted requests take their place by the same order.
+
+    A request that is taken out of the middle stays in the heap, marked, until it comes to the top.
+    """
 
     def __init__(self) -> None:
         self._heap: list[tuple[int, int, int, Request]] = []
+        self._gone: set[Request] = set()
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return len(self._heap) - len(self._gone)
 
     def __iter__(self) -> Iterator[Request]:
-        return (entry[-1] for entry in sorted(self._heap, key=lambda entry: entry[:3]))
+        ordered = sorted(self._heap, key=lambda entry: entry[:3])
+        return (entry[-1] for entry in ordered if entry[-1] not in self._gone)
 
     def add(self, request: Request) -> None:
         """Queue a request at its place."""
@@ -95,9 +101,15 @@ class PriorityQueue:
 
     def pop(self) -> Request:
         """Remove and return the request with the smallest key."""
-        return heapq.heappop(self._heap)[-1]
+        request = heapq.heappop(self._heap)[-1]
+        self._clear_top()
+        return request
 
     def remove(self, request: Request) -> None:
         """Take a request out, wherever it stands."""
-        self._heap = [entry for entry in self._heap if entry[-1] is not request]
-        heapq.heapify(self._heap)
+        self._gone.add(request)
+        self._clear_top()
+
+    def _clear_top(self) -> None:
+        while self._gone and self._heap[0][-1] in self._gone:
+            self._gone.remove(heapq.heappop(self._heap)[-1])

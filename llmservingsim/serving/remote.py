@@ -28,12 +28,15 @@ class Load(NamedTuple):
 
 @runtime_checkable
 class LoadingScheduler(Protocol):
-    """A scheduler that can admit requests whose KV comes from elsewhere."""
+    """A scheduler that can admit requests whose KV comes from elsewhere.
+
+    One that is finished while its KV is on its way keeps its blocks, into which that is written, until it has arrived.
+    """
 
     def take_loads(self) -> list[Load]:
         """Return the loads that have become possible since the last call: their blocks are taken."""
         ...
 
     def loaded(self, request: Request) -> None:
-        """The KV of a load of more than 0 tokens has arrived."""
+        """The KV of a load of more than 0 tokens has arrived; free its blocks if the request is finished."""
         ...

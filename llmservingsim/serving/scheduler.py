@@ -110,6 +110,9 @@ class VllmScheduler:
 
     def loaded(self, request: Request) -> None:
         """Let a request go on whose KV has come; its blocks can be found from now on."""
+        if request.status is RequestStatus.FINISHED:  # its client gave up while the KV was on its way
+            self.kv.free(request)
+            return
         del self._loading[request]
         request.num_computed_tokens = max(request.num_computed_tokens, request.remote_tokens)
         request.remote_tokens = 0
@@ -117,15 +120,30 @@ class VllmScheduler:
         self._loaded.append(request)
 
     def finish(self, request: Request) -> None:
-        """Release a request that produced its last token."""
+        """Release a request: it produced its last token, or its client gave up."""
+        is_written = False
         if request.status is RequestStatus.RUNNING:
             self._drop(request)
-        else:  # it was preempted while its last token was in flight
+        elif request.status is RequestStatus.WAITING_FOR_REMOTE_KVS:
+            is_written = self._stop_loading(request)
+        else:  # preempted while its last token was in flight, or never admitted
             self._waiting.remove(request)
             if self.kv.tiers is not None:
                 self.kv.tiers.forget(request)
-        self.kv.free(request)
+        if not is_written:
+            self.kv.free(request)
         request.status = RequestStatus.FINISHED
+
+    def _stop_loading(self, request: Request) -> bool:
+        """Forget a request that waits for its KV; return whether that is being written into its blocks."""
+        if request not in self._loading:
+            self._loaded.remove(request)
+            return False
+        del self._loading[request]
+        asked = [load for load in self._loads if load.request is not request]
+        is_written = len(asked) == len(self._loads)
+        self._loads = asked
+        return is_written
 
     def _schedule_cohort(self) -> int:
         """Take the cohort's blocks and return the budget it leaves; without enough of either, dissolve it."""

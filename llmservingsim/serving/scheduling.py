@@ -57,7 +57,10 @@ class Scheduler(Protocol):
         ...
 
     def finish(self, request: Request) -> None:
-        """Release a request that produced its last token; it may be running or preempted."""
+        """Release a request for good; its blocks are free from now on.
+
+        It produced its last token, running or preempted; or its client gave up, and it may be waiting too.
+        """
         ...
 
     def waiting(self) -> list[Request]:

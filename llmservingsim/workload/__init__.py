@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from os import PathLike
 
+import msgspec
+
 from llmservingsim.workload.arrival import ARRIVAL_PROCESSES, ArrivalProcess, make_arrival_process
+from llmservingsim.workload.closed_loop import ClosedLoop
 from llmservingsim.workload.generate import generate
 from llmservingsim.workload.jsonl import iter_requests, read_jsonl, write_jsonl
 from llmservingsim.workload.protocol import Session, Workload
 from llmservingsim.workload.request import RequestSpec
 from llmservingsim.workload.spec import (
     ArrivalSpec,
+    CountSpec,
+    DurationSpec,
     EmpiricalLength,
+    ExponentialDuration,
     FixedLength,
     GeneratorSpec,
     LengthSpec,
+    LognormalDuration,
     LognormalLength,
+    ModelShare,
     PairedLength,
     PrefixSpec,
     PresetLength,
+    PriorityShare,
+    SessionSpec,
+    UniformDuration,
     UniformLength,
 )
 from llmservingsim.workload.stream import JsonlWorkload, ListWorkload, StreamWorkload, cut
@@ -27,19 +38,28 @@ __all__ = [
     "ARRIVAL_PROCESSES",
     "ArrivalProcess",
     "ArrivalSpec",
+    "ClosedLoop",
+    "CountSpec",
+    "DurationSpec",
     "EmpiricalLength",
+    "ExponentialDuration",
     "FixedLength",
     "GeneratorSpec",
     "JsonlWorkload",
     "LengthSpec",
     "ListWorkload",
+    "LognormalDuration",
     "LognormalLength",
+    "ModelShare",
     "PairedLength",
     "PrefixSpec",
     "PresetLength",
+    "PriorityShare",
     "RequestSpec",
     "Session",
+    "SessionSpec",
     "StreamWorkload",
+    "UniformDuration",
     "UniformLength",
     "Workload",
     "generate",
@@ -67,4 +87,5 @@ def open_workload(
     if not isinstance(source, GeneratorSpec):
         return JsonlWorkload(source, limit=limit, max_model_len=max_model_len)
     total = source.num_requests if limit is None else min(limit, source.num_requests)
-    return StreamWorkload(cut(generate(source), limit, max_model_len), total_requests=total)
+    drawn = generate(source if limit is None else msgspec.structs.replace(source, num_requests=total))
+    return StreamWorkload(cut(drawn, limit, max_model_len), total_requests=total)

@@ -1,4 +1,4 @@
-"""The JSONL trace format of LLMServingSim 2.0, and the keys ``priority`` and ``model`` that we add.
+"""The JSONL trace format of LLMServingSim 2.0, and the keys ``priority``, ``model``, ``abort_after_ns`` that we add.
 
 A line is a request or a session::
 
@@ -35,6 +35,7 @@ _CHUNK_BYTES = 2**20
 
 _Tokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 _TimeNs = Annotated[int, Meta(ge=0, le=2**62)]
+_PatienceNs = Annotated[int, Meta(ge=1, le=2**62)]
 _TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 
@@ -46,17 +47,19 @@ class _Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     output_tok_ids: tuple[_TokenId, ...] | None = None
     priority: int = 0
     model: str | None = None
+    abort_after_ns: _PatienceNs | None = None
 
 
-class _SubRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _SubRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     input_toks: _Tokens
     output_toks: _Tokens
     tool_duration_ns: _TimeNs = 0
     input_tok_ids: tuple[_TokenId, ...] | None = None
     output_tok_ids: tuple[_TokenId, ...] | None = None
+    abort_after_ns: _PatienceNs | None = None
 
 
-class _Session(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Session(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     arrival_time_ns: _TimeNs
     sub_requests: Annotated[tuple[_SubRequest, ...], Meta(min_length=1)]
     session_id: str | int | None = None
@@ -100,23 +103,29 @@ def iter_requests(path: str | PathLike[str]) -> Iterator[RequestSpec]:
             yield from item.calls
 
 
-def write_jsonl(requests: Iterable[RequestSpec], path: str | PathLike[str]) -> int:
-    """Write requests, sorted by arrival, as a trace and return how many there were.
+def write_jsonl(items: Iterable[RequestSpec | Session], path: str | PathLike[str]) -> int:
+    """Write requests and sessions, sorted by arrival, as a trace and return how many calls there were.
 
-    The same requests give the same bytes, packed (``.gz``) or not.
+    The same items give the same bytes, packed (``.gz``) or not.
 
     Raises:
-        WorkloadError: If a request cannot be written so that it reads back as it is: it belongs to a session, or
-            arrives before the one above it, or its token ids do not fit its lengths.
+        WorkloadError: If an item cannot be written so that it reads back as it is: a request belongs to a session,
+            the calls of a session differ in what it states once, an item arrives before the one above it, or token ids
+            do not fit the lengths.
     """
     count = last_ns = 0
     encoder = msgspec.json.Encoder()
     try:
         with Path(path).open("wb") as file, _packed(file, str(path)) as out:
-            for request in requests:
-                out.write(encoder.encode(_to_line(request, last_ns)) + b"\n")
-                last_ns = request.arrival_ns
-                count += 1
+            for item in items:
+                if item.arrival_ns < last_ns:
+                    raise WorkloadError(
+                        f"{_name(item)} arrives at {item.arrival_ns}, after one at {last_ns}; expected them sorted"
+                    )
+                last_ns = item.arrival_ns
+                line = _to_line(item) if isinstance(item, RequestSpec) else _to_session_line(item)
+                out.write(encoder.encode(line) + b"\n")
+                count += len(line.sub_requests) if isinstance(line, _Session) else 1
     except OSError as error:
         raise WorkloadError(f"{path}: cannot be written: {error}") from error
     return count
@@ -179,6 +188,7 @@ def _to_request(line: _Request, where: str, request_id: int) -> RequestSpec:
         token_ids=_token_ids(line, where),
         priority=line.priority,
         model=line.model,
+        abort_after_ns=line.abort_after_ns,
     )
 
 
@@ -193,6 +203,7 @@ def _to_session(line: _Session, where: str, first_id: int) -> Session:
             session_id=f"session-{first_id}" if line.session_id is None else str(line.session_id),
             priority=line.priority,
             model=line.model,
+            abort_after_ns=call.abort_after_ns,
         )
         for k, call in enumerate(line.sub_requests)
     )
@@ -209,24 +220,56 @@ def _token_ids(call: _Request | _SubRequest, where: str) -> tuple[int, ...] | No
     return prompt + output if prompt is not None and output is not None else prompt
 
 
-def _to_line(request: RequestSpec, last_ns: int) -> _Request:
-    who, ids, prompt = f"request {request.request_id}", request.token_ids, request.prompt_tokens
+def _name(item: RequestSpec | Session) -> str:
+    return f"request {(item if isinstance(item, RequestSpec) else item.calls[0]).request_id}"
+
+
+def _to_line(request: RequestSpec) -> _Request:
     if request.session_id is not None:
-        raise WorkloadError(f"{who} belongs to session {request.session_id!r}; expected requests of no session")
-    if request.arrival_ns < last_ns:
-        raise WorkloadError(f"{who} arrives at {request.arrival_ns}, after one at {last_ns}; expected them sorted")
-    if ids is not None and len(ids) not in (prompt, prompt + request.output_tokens):
-        expected = f"expected {prompt} (prompt) or {prompt + request.output_tokens} (prompt and output)"
-        raise WorkloadError(f"{who} has {len(ids)} token ids; {expected}")
+        session = request.session_id
+        raise WorkloadError(f"{_name(request)} belongs to session {session!r}; expected requests of no session")
+    prompt_ids, output_ids = _split(request)
     return _Request(
-        input_toks=prompt,
+        input_toks=request.prompt_tokens,
         output_toks=request.output_tokens,
         arrival_time_ns=request.arrival_ns,
-        input_tok_ids=None if ids is None else ids[:prompt],
-        output_tok_ids=None if ids is None or len(ids) == prompt else ids[prompt:],
+        input_tok_ids=prompt_ids,
+        output_tok_ids=output_ids,
         priority=request.priority,
         model=request.model,
+        abort_after_ns=request.abort_after_ns,
     )
+
+
+def _to_session_line(session: Session) -> _Session:
+    first = session.calls[0]
+    for call in session.calls:
+        for key in ("session_id", "priority", "model"):
+            value = getattr(call, key)
+            if value != getattr(first, key) or (key == "session_id" and value is None):
+                raise WorkloadError(f"request {call.request_id}: {key}: expected one for the session, got {value!r}")
+    ids = map(_split, session.calls)
+    return _Session(
+        arrival_time_ns=session.arrival_ns,
+        sub_requests=tuple(
+            _SubRequest(call.prompt_tokens, call.output_tokens, pause_ns, *call_ids, call.abort_after_ns)
+            for call, pause_ns, call_ids in zip(session.calls, session.tool_durations_ns, ids, strict=True)
+        ),
+        session_id=first.session_id,
+        priority=first.priority,
+        model=first.model,
+    )
+
+
+def _split(call: RequestSpec) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
+    """Return the token ids of prompt and output after a look at their number."""
+    ids, prompt = call.token_ids, call.prompt_tokens
+    if ids is None:
+        return None, None
+    if len(ids) not in (prompt, prompt + call.output_tokens):
+        expected = f"expected {prompt} (prompt) or {prompt + call.output_tokens} (prompt and output)"
+        raise WorkloadError(f"request {call.request_id} has {len(ids)} token ids; {expected}")
+    return ids[:prompt], None if len(ids) == prompt else ids[prompt:]
 
 
 @contextmanager

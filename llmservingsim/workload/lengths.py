@@ -7,6 +7,7 @@ import gzip
 import math
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import repeat
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from llmservingsim.errors import WorkloadError, nearest, one_of
 from llmservingsim.workload.spec import (
+    CountSpec,
     EmpiricalLength,
     FixedLength,
     GeneratorSpec,
@@ -33,6 +35,29 @@ _PRESET_SIGMA = 1.0
 
 Lengths = NDArray[np.int64]
 Draw = Callable[[np.random.Generator], Lengths]
+
+
+def draw_counts(spec: CountSpec, key: str, rng: np.random.Generator) -> Iterator[int]:
+    """Return an endless iterator over whole numbers from 1.
+
+    Raises:
+        WorkloadError: If the distribution contradicts itself or its file cannot be used.
+    """
+    if isinstance(spec, int):
+        return repeat(spec)
+    if isinstance(spec, EmpiricalLength) and spec.column is None:
+        raise WorkloadError(f"generator: {key}: expected a column, that of the file which holds the number")
+    return draw_tokens(spec, rng)
+
+
+def draw_tokens(spec: LengthSpec, rng: np.random.Generator) -> Iterator[int]:
+    """Return an endless iterator over lengths of new input.
+
+    Raises:
+        WorkloadError: If the distribution contradicts itself or its file cannot be used.
+    """
+    draw = _sampler(spec, 0)
+    return (length for _ in repeat(None) for length in draw(rng).tolist())
 
 
 def draw_lengths(

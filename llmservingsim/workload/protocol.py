@@ -44,4 +44,7 @@ class Workload(Protocol):
         """Take every call with ``arrival_ns <= now_ns``, by arrival, and in file order where those are equal."""
 
     def finished(self, request_id: int, now_ns: int) -> None:
-        """Hear that a call was finished or rejected; its session's next call arrives after the tool has run."""
+        """Hear that a call was finished, rejected or given up: its session goes on after the tool has run."""
+
+    def abandoned(self, request_id: int, now_ns: int) -> None:
+        """Hear that a call was given up, and its session with it: no call of that follows."""

@@ -17,6 +17,7 @@ class RequestSpec(msgspec.Struct, frozen=True, gc=False):
         session_id: Session that the call belongs to, or None.
         priority: Smaller is served earlier under the priority policy.
         model: Model asked for, or None where the cluster serves one.
+        abort_after_ns: The client cancels the call so long after its arrival, if it has not ended by then; None if not.
     """
 
     request_id: int
@@ -27,3 +28,4 @@ class RequestSpec(msgspec.Struct, frozen=True, gc=False):
     session_id: str | None = None
     priority: int = 0
     model: str | None = None
+    abort_after_ns: int | None = None

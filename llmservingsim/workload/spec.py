@@ -8,6 +8,8 @@ import msgspec
 from msgspec import Meta
 
 Tokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Number = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Part = Annotated[float, Meta(gt=0, le=1e9)]
 
 
 class ArrivalSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -103,6 +105,84 @@ class PresetLength(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_
 LengthSpec = FixedLength | UniformLength | LognormalLength | EmpiricalLength | PairedLength | PresetLength
 
 
+CountSpec = Number | UniformLength | LognormalLength | EmpiricalLength
+"""How often: a number, or a distribution as of lengths; an empirical one names its column."""
+
+
+class ExponentialDuration(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="distribution", tag="exponential"
+):
+    """The time until something that may happen at any moment.
+
+    Attributes:
+        mean: As ``"5s"``.
+    """
+
+    mean: str
+
+
+class UniformDuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="distribution", tag="uniform"):
+    """Any time from ``min`` to ``max``, as ``"1s"``, each as likely."""
+
+    min: str
+    max: str
+
+
+class LognormalDuration(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="distribution", tag="lognormal"
+):
+    """``exp`` of a normal variable: mostly short, now and then long.
+
+    Attributes:
+        sigma: Standard deviation of the logarithm.
+        mean: As ``"5s"``; the median is then ``mean * exp(-sigma**2 / 2)``. Give this or ``median``.
+        median: As ``"3s"``.
+    """
+
+    sigma: Annotated[float, Meta(ge=0, le=10)]
+    mean: str | None = None
+    median: str | None = None
+
+
+DurationSpec = str | ExponentialDuration | UniformDuration | LognormalDuration
+"""A time such as ``"2s"``, or a distribution of times."""
+
+
+class SessionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Conversations: calls that follow each other, each sent after the answer to the one before.
+
+    A session has ``turns``, each of ``calls_per_turn``. Between two turns the user thinks; between two calls of a turn
+    a tool runs, whose result is the next call's new input. It ends early where ``max_model_len`` leaves no room.
+
+    Attributes:
+        turns: How often the user asks.
+        calls_per_turn: Calls until an agent has the answer; 1 for a chat.
+        tool_time: How long a tool runs.
+        tool_length: New tokens of a call that follows a tool; null takes ``input_length``.
+        history: Whether a prompt repeats the session so far, prompts and answers, before its new tokens.
+    """
+
+    turns: CountSpec = 1
+    calls_per_turn: CountSpec = 1
+    tool_time: DurationSpec = "0ns"
+    tool_length: LengthSpec | None = None
+    history: bool = True
+
+
+class PriorityShare(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A priority and its share of the requests; only ratios of shares matter."""
+
+    priority: int
+    share: Part
+
+
+class ModelShare(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A model that is asked for, as the run file names it, and its share of the requests; only ratios matter."""
+
+    model: str
+    share: Part
+
+
 class PrefixSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Prefixes, such as system prompts, that requests share.
 
@@ -127,12 +207,19 @@ class GeneratorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         input_length: Prompt tokens, without the shared prefix.
         output_length: Tokens to generate.
         arrival: When requests come.
-        seed: Same spec and seed, same requests. Arrivals, input lengths, output lengths, prefixes and token ids have
-            streams of their own: changing one leaves the others as they are.
-        prefix: Prefixes that requests share; needs ``token_ids``.
+        seed: Same spec and seed, same requests. Arrivals, input lengths, output lengths, prefixes, token ids and so on
+            have streams of their own: changing one leaves the others as they are.
+        prefix: Prefixes that requests, or whole sessions, share; needs ``token_ids``.
         max_model_len: Prompts are cut to one token less, then outputs so that both fit.
         vocab_size: Token ids are drawn from 0 to ``vocab_size - 1``.
         token_ids: Whether to draw token ids; without them nothing is found in a prefix cache.
+        sessions: Sessions of several calls instead of single requests; they, not their calls, come by ``arrival``.
+        clients: So many clients send all requests or sessions, dealt to them in turn, one after another; ``arrival``
+            says when each begins.
+        think_time: Between an answer and the next turn of the session, or the next thing that the client sends.
+        priorities: Drawn for each request, or for a whole session or client; none means 0.
+        models: Likewise; none leaves it to the cluster.
+        patience: After so long from its arrival the client cancels a call that has not ended; null means never.
     """
 
     num_requests: Annotated[int, Meta(ge=1)]
@@ -144,3 +231,9 @@ class GeneratorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_model_len: Annotated[int, Meta(ge=2)] | None = None
     vocab_size: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 32_000
     token_ids: bool = False
+    sessions: SessionSpec | None = None
+    clients: Number | None = None
+    think_time: DurationSpec = "0ns"
+    priorities: tuple[PriorityShare, ...] = ()
+    models: tuple[ModelShare, ...] = ()
+    patience: DurationSpec | None = None

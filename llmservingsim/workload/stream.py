@@ -63,6 +63,10 @@ class StreamWorkload:
         heapq.heappush(self._later_calls, (arrival_ns, call.request_id, call))
         self._open(session, position + 1)
 
+    def abandoned(self, request_id: int, now_ns: int) -> None:  # noqa: ARG002 - the Protocol has it
+        """Forget the session of call ``request_id``: its client gave up."""
+        self._open_sessions.pop(request_id, None)
+
     def _pop(self) -> RequestSpec:
         head = self._head
         if head is None or (self._later_calls and self._later_calls[0][:2] < _order(head)):
@@ -178,6 +182,9 @@ def _check(call: RequestSpec) -> None:
         value = getattr(call, key)
         if not isinstance(value, Integral) or value < least:
             raise WorkloadError(f"request {call.request_id}: {key}: expected int >= {least}, got {value!r}")
+    patience_ns = call.abort_after_ns
+    if patience_ns is not None and (not isinstance(patience_ns, Integral) or patience_ns < 1):
+        raise WorkloadError(f"request {call.request_id}: abort_after_ns: expected int >= 1, got {patience_ns!r}")
     if call.token_ids is not None and len(call.token_ids) < call.prompt_tokens:
         raise WorkloadError(
             f"request {call.request_id} has {len(call.token_ids)} token ids; expected those of its "

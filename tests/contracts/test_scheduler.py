@@ -57,7 +57,11 @@ class OneAtATime:
         return [(r, min(n, self._budget)) for r, n in left if n and self._kv.allocate(r, min(n, self._budget))]
 
     def finish(self, request: Request) -> None:
-        self.running.remove(request)
+        if request in self._queue:
+            self._queue.remove(request)
+            self.num_waiting = len(self._queue)
+        else:
+            self.running.remove(request)
         self._kv.free(request)
         request.status = RequestStatus.FINISHED
 
@@ -197,6 +201,30 @@ def test_every_request_is_served_to_its_end_within_the_limits(make: Make, asynch
 def test_the_same_requests_give_the_same_batches(make: Make, asynchronous: bool, policy: str) -> None:
     first, second = (serve(engine_of(make, asynchronous=asynchronous, policy=policy))[1] for _ in range(2))
     assert first == second
+
+
+def test_whoever_gives_up_leaves_whether_it_runs_or_waits(make: Make, asynchronous: bool, policy: str) -> None:
+    """Every third request is given up: one at a time, in the order of their ids, at the end of every second batch."""
+    engine = engine_of(watched(make), asynchronous=asynchronous, policy=policy)
+    requests = [engine.add(spec) for spec in specs()]
+    to_abort = deque(requests[::3])
+    in_flight = now_ns = 0
+    gone = []
+    while engine.holds_requests:
+        while engine.next_batch(now_ns) is not None:
+            in_flight += 1
+        assert in_flight, f"nothing runs, yet {engine.describe_waiting()}"
+        now_ns += 10
+        engine.complete(now_ns)
+        in_flight -= 1
+        if now_ns % 20 == 0 and to_abort and (request := to_abort.popleft()).status is not RequestStatus.FINISHED:
+            engine.abort(request)
+            gone.append(request)
+        assert now_ns < 20_000, "the scheduler goes round in circles"
+    lengths = [r.num_tokens == s.prompt_tokens + s.output_tokens for r, s in zip(requests, specs(), strict=True)]
+    assert lengths == [r not in gone for r in requests]
+    assert gone
+    assert (engine.num_running, engine.num_waiting, engine.kv.pool.num_held) == (0, 0, 0)
 
 
 def test_without_requests_nothing_is_scheduled(make: Make) -> None:

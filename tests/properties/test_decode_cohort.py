@@ -1,7 +1,11 @@
-"""Moving decodes together changes nothing: every batch and every token equal those of the plain rules."""
+"""Moving decodes together changes nothing: every batch and every token equal those of the plain rules.
+
+Requests arrive and are given up at any time.
+"""
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from dataclasses import dataclass
 from itertools import count
@@ -54,8 +58,22 @@ def scenarios(draw: st.DrawFn, *, tight: bool = False) -> Scenario:
         ids = None
         if draw(st.booleans()):  # long runs of one token share prefixes, prompts with outputs too
             ids = tuple([draw(st.sampled_from([1, 2]))] * (prompt + output))
-        requests.append(RequestSpec(index, arrival_ns, prompt, output, ids, priority=draw(st.integers(0, 2))))
+        patience_ns = None if tight else draw(st.none() | st.sampled_from([1, 2, 30, 400, 2000, 30_000]))
+        priority = draw(st.integers(0, 2))
+        requests.append(
+            RequestSpec(index, arrival_ns, prompt, output, ids, priority=priority, abort_after_ns=patience_ns)
+        )
     return Scenario(config, tuple(requests), step_ns)
+
+
+def abort_due(engine: Engine, patience: list[tuple[int, int, Request]], now_ns: int) -> list[object]:
+    """Give up the requests whose deadline has come, unless they have finished."""
+    seen: list[object] = []
+    while patience and patience[0][0] <= now_ns:
+        deadline_ns, _, request = heapq.heappop(patience)
+        if engine.holds(request):
+            seen.append(("aborted", deadline_ns, request.request_id, engine.abort(request)))
+    return seen
 
 
 def run(scenario: Scenario, *, decode_cohort: bool) -> list[object]:
@@ -65,37 +83,34 @@ def run(scenario: Scenario, *, decode_cohort: bool) -> list[object]:
     arrivals = deque(r for r in scenario.requests if engine.reject_reason(r) is None)
     ends: deque[int] = deque()
     seen: list[object] = []
-    held = []
+    held: list[Request] = []
+    patience: list[tuple[int, int, Request]] = []
     now_ns = 0
     for turn in count():
         assert turn < _TURNS_MAX, "the engine does not come to an end"
+        seen += abort_due(engine, patience, now_ns)
+        engine.kv.pool.check([r.block_ids for r in held])
         while arrivals and arrivals[0].arrival_ns <= now_ns:
-            held.append(engine.add(arrivals.popleft()))
+            spec = arrivals.popleft()
+            held.append(engine.add(spec))
+            if spec.abort_after_ns is not None:
+                heapq.heappush(patience, (now_ns + spec.abort_after_ns, spec.request_id, held[-1]))
         while (batch := engine.next_batch(now_ns)) is not None:
             shape = batch.shape
             work = 1 + shape.num_tokens + shape.decode_kv_tokens // 7 + shape.max_decode_kv_tokens
             ends.append(max(now_ns, ends[-1] if ends else 0) + scenario.step_ns * work)
             seen.append((batch.index, shape, engine.kv.pool.num_free))
-        if not ends:
-            if not arrivals:
-                break
-            now_ns = arrivals[0].arrival_ns
-            continue
-        if arrivals and arrivals[0].arrival_ns < ends[0]:
-            now_ns = arrivals[0].arrival_ns
+        coming = [arrivals[0].arrival_ns] if arrivals else []
+        coming += [patience[0][0]] if patience else []
+        if not ends and not coming:
+            break
+        if coming and (not ends or min(coming) < ends[0]):
+            now_ns = min(coming)
             continue
         now_ns = ends.popleft()
         outcome = engine.complete(now_ns)
-        seen.append(
-            (
-                now_ns,
-                [r.request_id for r in outcome.finished],
-                outcome.num_sampled,
-                sorted(outcome.token_gaps_ns.items()),
-                engine.num_running,
-                engine.num_waiting,
-            )
-        )
+        finished, gaps = [r.request_id for r in outcome.finished], sorted(outcome.token_gaps_ns.items())
+        seen.append((now_ns, finished, outcome.num_sampled, gaps, engine.num_running, engine.num_waiting))
         engine.kv.pool.check([r.block_ids for r in held])
     assert not engine.holds_requests
     seen.append(
@@ -137,6 +152,27 @@ def test_a_prompt_hits_the_blocks_that_a_member_fills_while_it_decodes() -> None
         assert together == apart
         cached_tokens = together[-1][1][2]  # type: ignore[index]
         assert cached_tokens > first.prompt_tokens
+
+
+@pytest.mark.parametrize("decode_cohort", [False, True])
+def test_what_a_member_filled_before_it_was_given_up_is_found(decode_cohort: bool) -> None:
+    """Two batches end before the next is formed. Of 4 + 3 tokens the KV of 6 is there by then, in blocks of 1."""
+    limits = SchedulerConfig(max_num_seqs=4, max_num_batched_tokens=64, max_model_len=200)
+    engine = Engine(
+        0,
+        EngineConfig(scheduler=limits, num_gpu_blocks=50, block_size=1, decode_cohort=decode_cohort),
+        SCHEDULERS["vllm"],
+    )
+    request = engine.add(RequestSpec(0, 0, 4, 20, (1,) * 24))
+    for now_ns in (1, 2, 3):
+        while engine.next_batch(now_ns) is not None:
+            pass
+        engine.complete(now_ns)
+        if now_ns == 2:
+            engine.complete(now_ns)
+            assert engine.abort(request) == 3
+            later = engine.add(RequestSpec(1, now_ns, 20, 1, (1,) * 21))
+    assert later.cached_tokens == 6
 
 
 def test_a_refusal_that_is_remembered_is_the_one_that_looking_again_would_give(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Engines under random arrivals, pools, limits and policies keep the laws of serving after every step.
+"""Engines under random arrivals, aborts, pools, limits and policies keep the laws of serving after every step.
 
 The engine under test schedules every request by name; its twin moves decodes together, and must do the same.
 """
@@ -40,7 +40,7 @@ def engine_configs(draw: st.DrawFn) -> EngineConfig:
 
 
 class EngineMachine(RuleBasedStateMachine):
-    """One engine and a second that is told the same; arrivals, launches and ends of batches in any order."""
+    """One engine and a second that is told the same; arrivals, aborts, launches and ends of batches in any order."""
 
     @initialize(config=engine_configs())
     def create(self, config: EngineConfig) -> None:
@@ -53,6 +53,8 @@ class EngineMachine(RuleBasedStateMachine):
         self.specs: list[RequestSpec] = []
         self.accepted = 0
         self.finished: list[Request] = []
+        self.live: dict[int, tuple[Request, Request]] = {}
+        self.aborted: list[Request] = []
 
     @rule(
         prompt=st.integers(1, 12) | st.integers(1, MAX_MODEL_LEN),
@@ -69,10 +71,21 @@ class EngineMachine(RuleBasedStateMachine):
         self.specs.append(spec)
         if self.engine.reject_reason(spec) is None:
             self.accepted += 1
-            self.engine.add(spec)
-            self.twin.add(spec)
+            self.live[number] = self.engine.add(spec), self.twin.add(spec)
         else:
             assert prompt >= MAX_MODEL_LEN or prompt + output - 1 > self.capacity()
+
+    @precondition(lambda self: self.live)
+    @rule(place=st.integers(0, 100))
+    def abort(self, place: int) -> None:
+        """It leaves at once if the engine is at a boundary, else when it comes to one."""
+        number = list(self.live)[place % len(self.live)]
+        request, twin = self.live.pop(number)
+        known = request.num_tokens - request.num_prompt_tokens
+        assert self.engine.abort(request) == self.twin.abort(twin) == known
+        self.aborted.append(request)
+        assert (request.status is RequestStatus.FINISHED) == (not self.in_flight)
+        assert self.engine.kv.pool.num_free == self.twin.kv.pool.num_free
 
     @rule()
     def launch(self) -> None:
@@ -85,6 +98,7 @@ class EngineMachine(RuleBasedStateMachine):
             assert not (idle and self.engine.holds_requests), "an idle engine holds admissible work"
             return
         assert twin is not None
+        assert all(r.status is RequestStatus.FINISHED for r in self.aborted), "at a boundary whoever gave up is gone"
         assert batch.shape == twin.shape, "moving decodes together gave another batch"
         assert self.engine.kv.pool.num_free == self.twin.kv.pool.num_free
         assert (self.engine.num_running, self.engine.num_waiting) == (self.twin.num_running, self.twin.num_waiting)
@@ -116,7 +130,9 @@ class EngineMachine(RuleBasedStateMachine):
         twin = self.twin.complete(self.now_ns)
         assert [r.request_id for r in outcome.finished] == [r.request_id for r in twin.finished]
         assert (outcome.num_sampled, outcome.token_gaps_ns) == (twin.num_sampled, twin.token_gaps_ns)
+        assert all(r.status is RequestStatus.FINISHED for r in self.aborted)
         for request in outcome.finished:
+            del self.live[request.request_id]
             spec = self.specs[request.request_id]
             assert request.num_tokens == min(spec.prompt_tokens + spec.output_tokens, MAX_MODEL_LEN)
             assert request.arrival_ns <= request.scheduled_ns <= request.first_token_ns <= request.last_token_ns
@@ -125,18 +141,21 @@ class EngineMachine(RuleBasedStateMachine):
             self.finished.append(request)
 
     @invariant()
-    def requests_in_are_finished_or_held(self) -> None:
+    def requests_in_are_finished_or_gone_or_held(self) -> None:
         engine = self.engine
-        assert self.accepted == len(self.finished) + engine.num_running + engine.num_waiting
+        ended = len(self.finished) + sum(r.status is RequestStatus.FINISHED for r in self.aborted)
+        assert self.accepted == ended + engine.num_running + engine.num_waiting
+        assert (engine.num_running, engine.num_waiting) == (self.twin.num_running, self.twin.num_waiting)
         assert engine.num_running <= self.config.scheduler.max_num_seqs
-        assert engine.holds_requests == (len(self.finished) < self.accepted)
+        assert engine.holds_requests == (ended < self.accepted)
 
     @invariant()
     def a_block_counts_its_holders(self) -> None:
         scheduler = self.engine.scheduler
         self.engine.kv.pool.check(r.block_ids for r in [*scheduler.running, *scheduler.waiting(), *self.finished])
         self.twin.kv.pool.check(r.block_ids for r in self.twin.scheduler.running)
-        for request in [*scheduler.waiting(), *self.finished]:
+        gone = [r for r in self.aborted if r.status is RequestStatus.FINISHED]
+        for request in [*scheduler.waiting(), *self.finished, *gone]:
             assert not request.block_ids
 
     @invariant()
@@ -180,7 +199,7 @@ class EngineMachine(RuleBasedStateMachine):
                 self.end(1)
             self.a_block_counts_its_holders()
             self.only_blocks_full_of_the_same_tokens_are_shared()
-        assert len(self.finished) == self.accepted, "the engine goes round in circles"
+        assert len(self.finished) + len(self.aborted) == self.accepted, "the engine goes round in circles"
         assert self.engine.kv.pool.num_held == 0
         assert not any(self.engine.describe_waiting())
 

@@ -56,12 +56,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "experts": {"config", "model", "trace"},
     "astra_sim": {"backend", "trace"},
     "parts": RUN - {"report"} | {"instance", "pipeline", "experts", "defaults"},
+    "deadlines": {"config", "serving", "workload", "instance"},
     "resolve": RUN
     | {
         "instance",
         "owner",
         "transfer",
         "scaling",
+        "deadlines",
         "lockstep",
         "ranks",
         "network",
@@ -71,7 +73,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "tier_plan",
         "kv_traffic",
     },
-    "admission": RUN | {"instance", "resolve"},
+    "admission": RUN | {"instance", "resolve", "deadlines"},
     "loop": RUN | {"owner", "resolve", "admission"},
     "export": RUN | {"instance", "resolve"},
     "api": RUN | {"instance", "parts", "resolve", "loop", "export", "astra_sim"},

@@ -74,6 +74,10 @@ class ExpectedTimeRouter:
         before = self._learned.get(request.index, shown)
         self._learned[request.index] = before + self._options.smoothing * (shown - before)
 
+    def aborted(self, request_id: int, index: int) -> None:
+        """Take the prompt off what is pending."""
+        self._pending[index] -= self._sent.pop(request_id)[1]
+
     def _speed(self, instance: InstanceView, usual: float) -> float:
         if self._options.speeds:
             return self._options.speeds[instance.hardware]

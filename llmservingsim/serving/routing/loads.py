@@ -91,6 +91,10 @@ class LoadBoard:
         if self._interval_ns:
             view.sent()
 
+    def changed(self, now_ns: int) -> None:
+        """Something else happened at an instance than the end of work."""
+        self._changed_ns = now_ns
+
     def clock_moved(self, now_ns: int, *, has_ended: bool) -> None:
         """Collect the reports that are due; nothing of this instant has happened yet.
 

@@ -105,7 +105,7 @@ class FinishedRequest(msgspec.Struct, frozen=True):
 
 
 class Router(Protocol):
-    """Picks an instance. It may also have the methods of `PreparedRouter` and `LearningRouter`.
+    """Picks an instance. It may also have the methods of `PreparedRouter`, `LearningRouter` and `ForgettingRouter`.
 
     A class whose attribute ``Options`` is a msgspec Struct is built from one of these, made of what the run file says
     beside ``policy``; where the Struct has a field ``seed`` that is not stated, it is the run's. Any other class gets
@@ -138,4 +138,12 @@ class LearningRouter(Router, Protocol):
 
     def finished(self, request: FinishedRequest) -> None:
         """Hear that a request ended."""
+        ...
+
+
+class ForgettingRouter(Router, Protocol):
+    """A router that keeps account of what it sent."""
+
+    def aborted(self, request_id: int, index: int) -> None:
+        """Hear that the client of a request, which was sent to instance ``index``, gave up; it will not finish."""
         ...

@@ -168,3 +168,11 @@ def test_an_interrupted_run_keeps_what_happened(
     assert "Results until then" in out
     assert "Traceback" not in err
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["requests"]["held"] >= 1
+
+
+def test_clients_that_gave_up_are_told(cli: Cli, config: Path, trace: Path) -> None:
+    """No iteration ends within a microsecond."""
+    code, out, _ = cli("run", config, "-w", trace, "--set", "timeouts.e2e=1us")
+    assert code == 0
+    assert "0 finished, 0 rejected, 20 aborted" in out
+    assert "aborted 20: e2e (requests 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ...)" in " ".join(out.split())

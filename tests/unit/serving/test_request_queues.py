@@ -1,5 +1,8 @@
 """The order of those that wait."""
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from llmservingsim.serving import Request
 from llmservingsim.serving.queue import FcfsQueue, PriorityQueue, RequestQueue
 
@@ -49,3 +52,26 @@ def test_the_priority_order_survives_the_removal_of_the_first() -> None:
         queue.add(request)
     queue.remove(requests[0])
     assert drained(queue) == [1, 2, 3, 5, 6, 7]
+
+
+@given(
+    st.booleans(),
+    st.lists(st.tuples(st.sampled_from(["add", "put_back", "pop", "remove"]), st.integers(0, 9)), max_size=60),
+)
+def test_queues_do_what_a_list_would(by_priority: bool, steps: list[tuple[str, int]]) -> None:
+    queue: RequestQueue = PriorityQueue() if by_priority else FcfsQueue()
+    expected: list[Request] = []
+    for number, (step, value) in enumerate(steps):
+        if step in ("add", "put_back"):
+            request = Request(number, number, 1, value % 3)
+            expected.insert(0 if step == "put_back" else len(expected), request)
+            (queue.add if step == "add" else queue.put_back)(request)
+        elif expected and step == "pop":
+            assert queue.peek() is expected[0]
+            assert queue.pop() is expected.pop(0)
+        elif expected:
+            queue.remove(expected.pop(value % len(expected)))
+        if by_priority:
+            expected.sort(key=lambda r: (r.priority, r.arrival_ns, r.request_id))
+        assert list(queue) == expected
+        assert len(queue) == len(expected)

@@ -12,7 +12,7 @@ from llmservingsim.model import CapacityReport
 from llmservingsim.serving import Engine, InstanceLoad, Outcome, RejectReason, Request
 from llmservingsim.serving.batch import Batch
 from llmservingsim.serving.routing import Role
-from llmservingsim.trace import IterationBuilder
+from llmservingsim.trace import GraphBuilder
 from llmservingsim.workload import RequestSpec
 
 
@@ -95,7 +95,7 @@ class Instance:
         node: int,
         model: str,
         engine: Engine,
-        builder: IterationBuilder,
+        builder: GraphBuilder,
         backend: Backend,
         memory: DeviceMemory,
     ) -> None:

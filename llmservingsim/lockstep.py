@@ -20,7 +20,7 @@ from llmservingsim.instance import Instance
 from llmservingsim.serving import Outcome
 from llmservingsim.serving.batch import Batch
 from llmservingsim.shapes import BatchShape
-from llmservingsim.trace import IterationBuilder
+from llmservingsim.trace import GraphBuilder
 
 DUMMY = BatchShape(prefills=(), num_decodes=1, decode_kv_tokens=1, max_decode_kv_tokens=1, num_tokens=1)
 """The batch of a member that has nothing to compute."""
@@ -41,7 +41,7 @@ class DataParallelGroup:
         num_rounds, num_dummies: Rounds begun, and dummy batches in them.
     """
 
-    def __init__(self, members: Sequence[Instance], builder: IterationBuilder, backend: Backend) -> None:
+    def __init__(self, members: Sequence[Instance], builder: GraphBuilder, backend: Backend) -> None:
         self.members = tuple(members)
         self.num_rounds = 0
         self.num_dummies = 0

@@ -20,13 +20,13 @@ from llmservingsim.graph import Graph, Node, NodeType
 from llmservingsim.instance import DeviceMemory, Instance
 from llmservingsim.serving import Engine, Outcome
 from llmservingsim.serving.batch import Batch
-from llmservingsim.trace import IterationBuilder
+from llmservingsim.trace import GraphBuilder
 
 
 class _Stage:
     """One pipeline stage: what it executes, and the batches that wait for it."""
 
-    def __init__(self, builder: IterationBuilder, graph: GraphId) -> None:
+    def __init__(self, builder: GraphBuilder, graph: GraphId) -> None:
         self.builder = builder
         self.graph = graph
         self.waiting: deque[Batch] = deque()
@@ -58,7 +58,7 @@ class PipelinedInstance(Instance):
         node: int,
         model: str,
         engine: Engine,
-        builders: Sequence[IterationBuilder],
+        builders: Sequence[GraphBuilder],
         backend: Backend,
         memory: DeviceMemory,
     ) -> None:

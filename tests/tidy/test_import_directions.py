@@ -50,8 +50,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tier_plan": {"config", "defaults", "memories", "model", "serving"},
     "kv_traffic": RUN - {"report"} | {"instance", "memories", "tier_plan"},
     "experts": {"config", "model", "trace"},
+    "speculation": {"config", "model", "latency", "trace", "serving", "defaults", "experts"},
     "astra_sim": {"backend", "trace"},
-    "parts": RUN - {"report"} | {"instance", "pipeline", "experts", "defaults"},
+    "parts": RUN - {"report"} | {"instance", "pipeline", "experts", "speculation", "defaults"},
     "resolve": RUN
     | {
         "instance",

@@ -16,12 +16,13 @@ from typing import NamedTuple
 import msgspec
 
 from llmservingsim.serving.batch import Batch, Scheduled
-from llmservingsim.serving.engine import Engine, EngineConfig, Outcome
+from llmservingsim.serving.engine import Engine, EngineConfig, Outcome, RejectReason
 from llmservingsim.serving.kv import KVCacheManager
 from llmservingsim.serving.request import Request
 from llmservingsim.serving.scheduling import Scheduler, SchedulerConfig
 from llmservingsim.serving.speculation import Speculation
 from llmservingsim.shapes import BatchShape, Chunk
+from llmservingsim.workload.request import RequestSpec
 
 
 class _Verdict(NamedTuple):
@@ -86,8 +87,17 @@ class SpeculativeEngine(Engine):
     ) -> None:
         super().__init__(index, msgspec.structs.replace(config, decode_cohort=False), make_scheduler)
         self.speculation = speculation
+        drafts = speculation.num_speculative_tokens
+        self._tokens_ahead = config.scheduler.num_lookahead_tokens + drafts * self.depth
         self._verdicts: deque[list[_Verdict]] = deque()
         self._to_refuse: dict[int, int] = {}  # drafts in flight that will be refused, by request id
+
+    def reject_reason(self, spec: RequestSpec, *, hand_off: bool = False) -> RejectReason | None:
+        """Tell why a request can never be served here, or None; its last drafts need room too."""
+        reason = super().reject_reason(spec, hand_off=hand_off)
+        tokens = spec.prompt_tokens if hand_off else self._length(spec) - 1
+        most = min(tokens + self._tokens_ahead, self.config.scheduler.max_model_len)
+        return RejectReason.NEVER_FITS if reason is None and not self.kv.can_ever_hold(most) else reason
 
     def complete(self, now_ns: int) -> Outcome:
         """Apply the oldest batch in flight, which has just ended."""

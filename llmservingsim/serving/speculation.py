@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, Protocol
 from llmservingsim.errors import SimulationError
 
 _MASK = 2**64 - 1
-_GOLDEN = 0x9E3779B97F4A7C15
+_NEXT_NUMBER, _NEXT_STEP = 0x9E3779B97F4A7C15, 0xD1B54A32D192ED03
+"""Odd, so that each walks through all 2**64 states; far apart, so that their walks do not meet."""
 
 
 def _mixed(value: int) -> int:
@@ -45,7 +46,7 @@ class Verification(NamedTuple):
 
     def uniform(self, i: int) -> float:
         """Return the verification's ``i``-th random number, in [0, 1); always the same one."""
-        return (_mixed((self.seed + (i + 1) * _GOLDEN) & _MASK) >> 11) * 2.0**-53
+        return (_mixed((self.seed + (i + 1) * _NEXT_NUMBER) & _MASK) >> 11) * 2.0**-53
 
 
 class AcceptancePolicy(Protocol):
@@ -125,7 +126,7 @@ class Speculation:
         self.counts = SpeculationCounts(num_speculative_tokens)
         self._policy = policy
         self._seed = _mixed(seed & _MASK)
-        self._verifications: dict[int, int] = {}
+        self._next: dict[int, tuple[int, int]] = {}  # step and seed of each request's next verification
 
     def verify(self, request_id: int, num_prompt_tokens: int, num_tokens: int, num_drafts: int) -> int:
         """Return how many drafts of a request the model accepts in the iteration that is being formed.
@@ -133,9 +134,8 @@ class Speculation:
         Raises:
             SimulationError: If the policy answers anything but a number from 0 to ``num_drafts``.
         """
-        step = self._verifications.get(request_id, 0)
-        self._verifications[request_id] = step + 1
-        seed = _mixed((_mixed(self._seed + request_id & _MASK) + step * _GOLDEN) & _MASK)
+        step, seed = self._next.get(request_id) or (0, _mixed((self._seed + request_id) & _MASK))
+        self._next[request_id] = step + 1, (seed + _NEXT_STEP) & _MASK
         drafts = Verification(request_id, step, num_prompt_tokens, num_tokens, num_drafts, seed)
         accepted = self._policy.num_accepted(drafts)
         if not (isinstance(accepted, int) and 0 <= accepted <= num_drafts):
@@ -147,4 +147,4 @@ class Speculation:
 
     def forget(self, request_id: int) -> None:
         """A request has ended."""
-        self._verifications.pop(request_id, None)
+        self._next.pop(request_id, None)

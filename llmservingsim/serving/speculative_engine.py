@@ -122,6 +122,8 @@ class SpeculativeEngine(Engine):
                 self._end(request, finished, handed)
                 self.speculation.forget(request.request_id)
                 self._to_refuse.pop(request.request_id, None)
+        if self.kv.tiers is not None:
+            self.kv.tiers.batch_ended(batch.index, self.iterations - 1)
         return Outcome(batch, finished, handed, num_sampled, gaps)
 
     def _apply(self, request: Request, verdict: _Verdict, *, is_current: bool) -> None:

@@ -159,6 +159,26 @@ def test_under_pressure_all_tokens_come_out(clusters: Any) -> None:
         assert result.summary["requests"]["finished"] == 80
 
 
+@pytest.mark.parametrize("method", [EAGLE, SEARCH], ids=lambda m: m["method"])
+@pytest.mark.parametrize("recall", ["async", "blocking"])
+def test_lower_tiers_keep_what_was_verified(clusters: Any, method: Any, recall: str) -> None:
+    """Few blocks, a prefix cache in host memory and swapping; later calls find prompts and answers of earlier ones."""
+    serving = {"prefix_storage": "cpu", "prefix_chunk_size": 16, "prefix_recall": recall, "preemption_mode": "swap"}
+    data = clusters(serving={**serving, "speculative_config": method})
+    data["nodes"][0]["instances"][0]["num_gpu_blocks"] = 33
+    data["nodes"][0]["cpu_memory"] = {"size": "8GiB", "bandwidth": "100GB/s"}
+    ids = [tuple(range(1000 * (i % 8), 1000 * (i % 8) + 100)) for i in range(40)]
+    asked = [RequestSpec(i, 1_000_000 * i, 60 if i < 8 else 90, 40 if i < 8 else 10, ids[i]) for i in range(40)]
+    made = Run(data, asked)
+    summary = made.execute().summary
+    assert summary["requests"]["finished"] == 40
+    assert summary["preemptions"] > 0
+    assert summary["prefix_cache"]["cpu"]["hit_tokens"] > 0
+    (engine,) = (one.engine for one in made.system.instances)
+    assert engine.kv.pool.num_held == 0
+    engine.kv.pool.check([])
+
+
 def test_a_roofline_run_is_faster_with_good_drafts_and_slower_with_bad_ones() -> None:
     load = [RequestSpec(i, 0, 200, 100, None) for i in range(4)]
 

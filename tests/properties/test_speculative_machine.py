@@ -75,12 +75,17 @@ class SpeculativeMachine(RuleBasedStateMachine):
     @rule()
     def launch(self) -> None:
         idle = not self.in_flight
+        ran = {(r.request_id, r.num_preemptions) for r in self.engine.scheduler.running}
         batch = self.engine.next_batch(self.now_ns)
         if batch is None:
             assert not (idle and self.engine.holds_requests), "an idle engine holds admissible work"
             return
         self.in_flight += 1
         shape = batch.shape
+        for request in (s.request for s in batch.scheduled):
+            if (request.request_id, request.num_preemptions) in ran:
+                ahead = min(request.num_computed_tokens + self.config.scheduler.num_lookahead_tokens, MAX_MODEL_LEN)
+                assert len(request.block_ids) >= self.engine.kv.blocks_for(ahead)
         tokens = [s.num_tokens for s in batch.scheduled]
         assert min(tokens) >= 1
         assert sum(tokens) == shape.num_tokens <= self.config.scheduler.max_num_batched_tokens

@@ -80,6 +80,12 @@ def test_the_module_of_deepseek_v3_is_a_block_of_experts() -> None:
 def test_drafts_cost_blocks() -> None:
     plain, head, model = (made.memory().num_blocks for made in (parts(eagle(0)), parts(eagle()), parts(own())))
     assert plain > head > model
+    for report in (parts(own()).memory().capacity, parts(eagle()).memory().capacity):
+        assert report is not None
+        assert report.num_blocks == report.kv_cache_bytes // report.block_bytes
+    predicted = [made.memory() for made in (parts(eagle(0)), parts(own()))]
+    assert predicted[1].block_bytes - predicted[0].block_bytes == 16 * 32_768
+    assert [m.capacity.block_bytes for m in predicted if m.capacity] == [m.block_bytes for m in predicted]
     made = parts(own(), kv_memory_model="weights_only")
     memory, other = made.memory(), parts(eagle(0), kv_memory_model="weights_only").memory()
     assert memory.weights_bytes - other.weights_bytes == 1_235_814_400 * 2 + 131_072 * 64 * 2

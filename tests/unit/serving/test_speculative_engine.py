@@ -137,6 +137,17 @@ def test_asynchronous_no_iteration_is_spent_behind_a_token_that_is_surely_the_la
     assert [r.request_id for r in run.end().finished] == [0]
 
 
+def test_asynchronous_accepted_drafts_tell_that_the_iteration_in_flight_brings_the_last_token() -> None:
+    run = SpeculativeDriver(3, 0, async_scheduling=True)
+    run.ask(0, prompt=4, output=6)
+    assert [run.launch(), run.launch()] == [[(0, 4)], [(0, 4)]]
+    run.end()
+    assert run.launch() == [(0, 4)]  # five tokens of ten are known, two more are sure
+    assert run.end().num_sampled == 4
+    assert run.launch() is None  # nine are known, and the tenth is in flight
+    assert [r.request_id for r in run.end().finished] == [0]
+
+
 def test_asynchronous_an_iteration_may_be_spent_in_vain_behind_accepted_drafts() -> None:
     run = SpeculativeDriver(3, 3, async_scheduling=True)
     run.ask(0, prompt=4, output=5)

@@ -13,7 +13,7 @@ from llmservingsim.instance import Instance
 from llmservingsim.kv_traffic import KvTraffic
 from llmservingsim.report.recorder import Recorder
 from llmservingsim.report.records import RequestRecord
-from llmservingsim.report.speculation import summarise_speculation
+from llmservingsim.report.speculation import summarise_drafter, summarise_speculation
 from llmservingsim.report.statistics import describe, describe_counts
 from llmservingsim.report.tiers import prefix_tiers
 from llmservingsim.transfer import TransferRecord
@@ -93,7 +93,7 @@ def summarise(
         "energy_j": None,
         "goodput": _goodput(finished, slo, simulated_s),
         **summarise_speculation(instances),
-        "instances": [_instance(i) | summarise_speculation([i]) for i in instances],
+        "instances": [_instance(i) | summarise_drafter(i) for i in instances],
         "provenance": msgspec.structs.asdict(provenance) | {"notes": list(provenance.notes)},
     }
 

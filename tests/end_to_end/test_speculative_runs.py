@@ -204,4 +204,8 @@ def test_a_bundle_times_the_model_and_its_drafter(shared: Path) -> None:
     mixed = json.loads(json.dumps(data))
     drafter = {"method": "draft_model", "model": "meta-llama/Llama-3.2-1B", "latency_source": "roofline"}
     mixed["nodes"][0]["instances"][0]["speculative_config"] |= drafter
-    assert simulate(mixed, load, profiles=profiles).summary["requests"]["finished"] == 8
+    told = simulate(mixed, load, profiles=profiles).summary["instances"][0]
+    assert told["latency"]["source"] == "bundle"
+    assert told["speculative_decoding"]["drafter_latency"]["source"] == "roofline"
+    own = result.summary["instances"][0]["speculative_decoding"]["drafter_latency"]
+    assert (own["source"], own["roofline_operators"]) == ("bundle", ["eh_proj"])

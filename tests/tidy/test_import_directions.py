@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backend": {"config"},
     "backend.astra_files": {"config", "backend", "trace.chakra"},  # a system file may name traces
     "power": {"config", "model"},
-    "report": {"config", "serving", "workload", "instance", "transfer", "kv_traffic"},
+    "report": {"config", "serving", "trace", "workload", "instance", "transfer", "kv_traffic"},
     # one run, put together
     "instance": RUN - {"report"},
     "owner": RUN - {"report"} | {"instance"},

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from llmservingsim.config import ExpertSpec, InstanceSpec, LatencySpec, TierSpec
+from llmservingsim.config import ExpertSpec, InstanceSpec, LatencySpec, SpeculativeSpec, TierSpec
 from llmservingsim.config.catalog import AcceleratorSpec
 from llmservingsim.config.quantities import All2AllBackend
 from llmservingsim.config.tier_spec import TierName
@@ -47,6 +47,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     preemption_mode: Literal["recompute", "swap"] = "recompute"
     swap_space: str = "4GiB"
     latency: LatencySpec = LatencySpec()
+    speculative_config: SpeculativeSpec | None = None
 
 
 def with_vllm_defaults(spec: InstanceSpec, accelerator: AcceleratorSpec) -> Serving:
@@ -63,6 +64,8 @@ def with_vllm_defaults(spec: InstanceSpec, accelerator: AcceleratorSpec) -> Serv
         "max_num_seqs": 1024 if large else 256,
         "max_num_batched_tokens": 8192 if large else 2048,
     }
+    if spec.speculative_config is not None and spec.speculative_config.schedules_synchronously:
+        options["async_scheduling"] = False
     options |= {k: v for k in Serving.__struct_fields__ if (v := getattr(spec, k)) is not None}
     serving = Serving(**options)
     if serving.max_num_batched_tokens < serving.max_num_seqs:

@@ -13,7 +13,7 @@ from llmservingsim.serving import Engine, InstanceLoad, Outcome, RejectReason, R
 from llmservingsim.serving.batch import Batch
 from llmservingsim.serving.routing import Role
 from llmservingsim.shapes import BatchShape
-from llmservingsim.trace import IterationBuilder
+from llmservingsim.trace import GraphBuilder
 from llmservingsim.workload import RequestSpec
 
 Phase = Literal["stopped", "starting", "active", "draining"]
@@ -55,7 +55,7 @@ class Execution(NamedTuple):
 
     instances: tuple[int, ...]
     number: int
-    builder: IterationBuilder
+    builder: GraphBuilder
     shapes: tuple[BatchShape, ...]
 
 
@@ -134,7 +134,7 @@ class Instance:
         node: int,
         model: str,
         engine: Engine,
-        builder: IterationBuilder,
+        builder: GraphBuilder,
         backend: Backend,
         memory: DeviceMemory,
     ) -> None:

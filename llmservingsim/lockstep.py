@@ -20,7 +20,7 @@ from llmservingsim.errors import ConfigError
 from llmservingsim.instance import Instance
 from llmservingsim.serving import Outcome
 from llmservingsim.stages import OneStage, Round, Stages
-from llmservingsim.trace import IterationBuilder
+from llmservingsim.trace import GraphBuilder
 
 
 class DataParallelGroup:
@@ -35,7 +35,7 @@ class DataParallelGroup:
         num_rounds, num_dummies: Rounds begun, and dummy batches in them.
     """
 
-    def __init__(self, members: Sequence[Instance], builders: Sequence[IterationBuilder], backend: Backend) -> None:
+    def __init__(self, members: Sequence[Instance], builders: Sequence[GraphBuilder], backend: Backend) -> None:
         self.members = tuple(members)
         self.num_rounds = 0
         self.num_dummies = 0

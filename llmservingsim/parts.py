@@ -14,7 +14,7 @@ from llmservingsim.backend import Backend
 from llmservingsim.config import InstanceSpec
 from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec, find_accelerator, find_model
 from llmservingsim.defaults import Serving, with_vllm_defaults
-from llmservingsim.errors import CapacityError, ConfigError
+from llmservingsim.errors import CapacityError, ConfigError, located
 from llmservingsim.experts import expert_parts, plan_routing
 from llmservingsim.instance import DeviceMemory, Instance
 from llmservingsim.latency import BundleSource, LatencySource, OlderBundleSource, RooflineSource, find_bundle, is_older
@@ -28,9 +28,10 @@ from llmservingsim.model import (
 )
 from llmservingsim.pipeline import PipelinedInstance
 from llmservingsim.plugins import make_plugin
-from llmservingsim.serving import SCHEDULERS, Engine, EngineConfig, Scheduler, SchedulerConfig
+from llmservingsim.serving import SCHEDULERS, Engine, EngineConfig, Scheduler, SchedulerConfig, SpeculativeEngine
 from llmservingsim.serving.kv import KVCacheManager
-from llmservingsim.trace import IterationBuilder, capture_sizes
+from llmservingsim.speculation import SpeculationPlan, plan_speculation
+from llmservingsim.trace import GraphBuilder, IterationBuilder, SpeculativeBuilder, capture_sizes, verification_sizes
 from llmservingsim.units import format_size, parse_bandwidth, parse_size_bytes
 
 _VARIANTS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "fp8": "fp8"}
@@ -74,6 +75,7 @@ class Parts:
     model: ModelSpec
     layout: ParallelLayout
     accelerator: AcceleratorSpec
+    speculation: SpeculationPlan | None = None
 
     @classmethod
     def gather(cls, spec: InstanceSpec, libraries: Libraries, members: int = 1) -> Parts:
@@ -92,14 +94,21 @@ class Parts:
                 f"max_model_len: {spec.max_model_len} is beyond the {model.max_position_embeddings} positions of "
                 f"{model.name}"
             )
-        return cls(spec, serving, model, layout, accelerator)
+        speculation = plan_speculation(spec, serving, model, layout, libraries.models, libraries.base)
+        return cls(spec, serving, model, layout, accelerator, speculation)
 
     def instance(
-        self, index: int, node: int, ranks: Sequence[int], builders: Sequence[IterationBuilder], backend: Backend
+        self,
+        index: int,
+        node: int,
+        ranks: Sequence[int],
+        builders: Sequence[GraphBuilder],
+        backend: Backend,
+        seed: int,
     ) -> Instance:
         """Put the instance together."""
         memory = self.memory()
-        engine = self.engine(index, memory.num_blocks)
+        engine = self.engine(index, memory.num_blocks, seed)
         if len(builders) > 1 and self.layout.dp == 1:
             made: Instance = PipelinedInstance(node, self.model.name, engine, builders, backend, memory)
         else:
@@ -108,23 +117,25 @@ class Parts:
         made.hardware = self.accelerator.name
         return made
 
-    def engine(self, index: int, num_gpu_blocks: int) -> Engine:
-        """Build the engine."""
-        serving = self.serving
+    def engine(self, index: int, num_gpu_blocks: int, seed: int = 0) -> Engine:
+        """Build the engine; ``seed`` is for what it draws."""
+        serving, plan = self.serving, self.speculation
+        limits = SchedulerConfig(
+            max_num_seqs=serving.max_num_seqs,
+            max_num_batched_tokens=serving.max_num_batched_tokens,
+            max_model_len=serving.max_model_len or self.model.max_position_embeddings,
+            long_prefill_token_threshold=serving.long_prefill_token_threshold,
+            enable_chunked_prefill=serving.enable_chunked_prefill,
+            scheduler_reserve_full_isl=serving.scheduler_reserve_full_isl,
+            policy=serving.scheduling_policy,
+            one_batch_per_request=self.layout.pp > 1,
+        )
         config = EngineConfig(
-            scheduler=SchedulerConfig(
-                max_num_seqs=serving.max_num_seqs,
-                max_num_batched_tokens=serving.max_num_batched_tokens,
-                max_model_len=serving.max_model_len or self.model.max_position_embeddings,
-                long_prefill_token_threshold=serving.long_prefill_token_threshold,
-                enable_chunked_prefill=serving.enable_chunked_prefill,
-                scheduler_reserve_full_isl=serving.scheduler_reserve_full_isl,
-                policy=serving.scheduling_policy,
-                one_batch_per_request=self.layout.pp > 1,
-            ),
+            scheduler=limits if plan is None else plan.limits(limits),
             num_gpu_blocks=num_gpu_blocks,
             block_size=serving.block_size,
             enable_prefix_caching=serving.enable_prefix_caching,
+            recompute_last_hit=plan is not None and plan.uses_hidden_states,
             async_scheduling=serving.async_scheduling,
             pipeline_parallel_size=self.layout.pp,
         )
@@ -134,19 +145,17 @@ class Parts:
             made: Scheduler = make_plugin("scheduler", serving.scheduler, SCHEDULERS, (limits, kv), methods)
             return made
 
+        if plan is not None:
+            return SpeculativeEngine(index, config, make_scheduler, plan.speculation(seed))
         return Engine(index, config, make_scheduler)
 
     def builders(
         self, member_ranks: Sequence[Sequence[int]], libraries: Libraries, seed: int
-    ) -> list[IterationBuilder]:
+    ) -> Sequence[GraphBuilder]:
         """Build what turns batches into graphs, per stage, of all members of a data-parallel group together."""
         serving, tp = self.serving, self.layout.tp
-        sizes = serving.cudagraph_capture_sizes
-        if serving.enforce_eager:
-            sizes = ()
-        elif sizes is None:
-            sizes = capture_sizes(serving.max_num_seqs, serving.max_num_batched_tokens)
-        source = self._latency_source(libraries)
+        sizes = self._capture_sizes()
+        source = self._latency_source(libraries, self.model, self.layout, serving.latency.source)
         built = []
         for stage in range(self.layout.pp):
             ranks = [member[stage * tp : (stage + 1) * tp] for member in member_ranks]
@@ -154,7 +163,27 @@ class Parts:
                 serving.experts, serving.all2all_backend, self.model, self.layout, seed, libraries.base
             )
             built.append(IterationBuilder(self.model, self.layout, ranks, source, sizes, stage, experts))
-        return built
+        return built if self.speculation is None else [self._with_drafts(built[0], self.speculation, libraries)]
+
+    def _with_drafts(self, target: IterationBuilder, plan: SpeculationPlan, libraries: Libraries) -> SpeculativeBuilder:
+        """Put the drafter's part behind the model's."""
+        if plan.drafter is None:
+            return plan.builder(target, None, None)
+        asked = plan.spec.latency_source or self.serving.latency.source
+        with located("speculative_config"):
+            source = self._latency_source(libraries, plan.drafter, plan.layout, asked)
+        return plan.builder(target, source, RooflineSource(plan.drafter, plan.layout, self.accelerator))
+
+    def _capture_sizes(self) -> tuple[int, ...]:
+        """Token counts for which CUDA graphs are captured."""
+        serving, plan = self.serving, self.speculation
+        if serving.enforce_eager:
+            return ()
+        query_len = 1 if plan is None else 1 + plan.spec.num_speculative_tokens
+        sizes = serving.cudagraph_capture_sizes
+        if sizes is None:
+            sizes = capture_sizes(serving.max_num_seqs * query_len, serving.max_num_batched_tokens)
+        return verification_sizes(sizes, query_len)
 
     def memory(self) -> DeviceMemory:
         """Work out the KV capacity: given, predicted as vLLM profiles it, or all that the weights leave.
@@ -182,8 +211,14 @@ class Parts:
 
     def _stage_memory(self, stage: int) -> tuple[int, int]:
         """Bytes of the weights, and of a KV block, on one device of a stage."""
-        per_token = kv_bytes_per_token(self.model, self.layout, stage, self.serving.kv_cache_dtype)
-        return weight_bytes(self.model, self.layout, stage), self.serving.block_size * per_token
+        weights, per_token = self._drafter_bytes()
+        per_token += kv_bytes_per_token(self.model, self.layout, stage, self.serving.kv_cache_dtype)
+        return weights + weight_bytes(self.model, self.layout, stage), self.serving.block_size * per_token
+
+    def _drafter_bytes(self) -> tuple[int, int]:
+        """Bytes of a drafter's weights on one device, and of what it keeps there per token."""
+        plan = self.speculation
+        return (0, 0) if plan is None else (plan.weights_bytes, plan.kv_bytes_per_token(self.serving.kv_cache_dtype))
 
     def _usable_bytes(self) -> float:
         return self.accelerator.memory_bytes * self.serving.gpu_memory_utilization
@@ -201,8 +236,11 @@ class Parts:
 
     def _capacity_inputs(self) -> CapacityInputs:
         serving = self.serving
+        drafter_weights, drafter_kv = self._drafter_bytes()
         return CapacityInputs.of_accelerator(
             self.accelerator,
+            drafter_weights_bytes=drafter_weights,
+            drafter_kv_bytes_per_token=drafter_kv,
             gpu_memory_utilization=serving.gpu_memory_utilization,
             max_num_batched_tokens=serving.max_num_batched_tokens,
             max_num_seqs=serving.max_num_seqs,
@@ -211,25 +249,27 @@ class Parts:
             max_model_len=serving.max_model_len,
         )
 
-    def _latency_source(self, libraries: Libraries) -> LatencySource:
+    def _latency_source(
+        self, libraries: Libraries, model: ModelSpec, layout: ParallelLayout, source: str
+    ) -> LatencySource:
+        """Build what times the operators of the model, or of its drafter."""
         latency = self.serving.latency
-        source = latency.source
         if source == "auto":
             source = "bundle" if libraries.profiles else "roofline"
         if source == "roofline":
-            return RooflineSource(self.model, self.layout, self.accelerator)
+            return RooflineSource(model, layout, self.accelerator)
         if source == "bundle":
-            variant = latency.variant or _VARIANTS[self.model.dtype]
-            folder = find_bundle(libraries.profiles, self.spec.hardware, self.model.name, variant, self.layout.tp)
+            variant = latency.variant or _VARIANTS[model.dtype]
+            folder = find_bundle(libraries.profiles, self.spec.hardware, model.name, variant, layout.tp)
             if is_older(folder):
-                return OlderBundleSource(folder, self.model, self.layout, self.accelerator, skew=latency.skew)
+                return OlderBundleSource(folder, model, layout, self.accelerator, skew=latency.skew)
             return BundleSource(
                 folder,
                 skew=latency.skew,
-                experts_per_token=self.model.experts_per_token,
-                expert_slices=self.layout.expert_slices,
+                experts_per_token=model.experts_per_token,
+                expert_slices=layout.expert_slices,
             )
-        arguments, known = (self.model, self.layout, self.accelerator), {"bundle": None, "roofline": None}
+        arguments, known = (model, layout, self.accelerator), {"bundle": None, "roofline": None}
         own: LatencySource = make_plugin("latency", source, known, arguments, ("latency_ns", "provenance"))
         return own
 

@@ -12,7 +12,7 @@ from llmservingsim.backend import Backend, Ticket
 from llmservingsim.instance import DeviceMemory, Instance
 from llmservingsim.serving import Engine, Outcome
 from llmservingsim.stages import Round, Stages
-from llmservingsim.trace import IterationBuilder
+from llmservingsim.trace import GraphBuilder
 
 
 class PipelinedInstance(Instance):
@@ -32,7 +32,7 @@ class PipelinedInstance(Instance):
         node: int,
         model: str,
         engine: Engine,
-        builders: Sequence[IterationBuilder],
+        builders: Sequence[GraphBuilder],
         backend: Backend,
         memory: DeviceMemory,
     ) -> None:

@@ -25,7 +25,7 @@ from llmservingsim.scaling import Autoscaler, plan_scaling
 from llmservingsim.serving import Router
 from llmservingsim.serving.routing import make_router
 from llmservingsim.tier_plan import TierInputs, plan_tiers
-from llmservingsim.trace import IterationBuilder
+from llmservingsim.trace import GraphBuilder
 from llmservingsim.transfer import KvSide, KvTransfers, connect
 from llmservingsim.units import NS_PER_US, parse_time_ns
 
@@ -95,15 +95,15 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
         raise ConfigError(str(error)) from error
     instances: list[Instance] = []
     owners: list[Owner] = []
-    built: dict[int, list[IterationBuilder]] = {}  # by the first member
+    built: dict[int, Sequence[GraphBuilder]] = {}  # by the first member
     for position, (place, part) in enumerate(zip(places, parts, strict=True)):
         with located(place.path):
             members = groups[position] if part.layout.dp > 1 else (position,)
+            seed = instance_seed(spec.seed, position)
             if position == members[0]:
-                seed = instance_seed(spec.seed, position)
                 built[position] = part.builders([plan.ranks[m] for m in members], libraries, seed)
             builders = built[members[0]]
-            instances.append(part.instance(position, place.node, plan.ranks[position], builders, backend))
+            instances.append(part.instance(position, place.node, plan.ranks[position], builders, backend, seed))
             if len(members) == 1:
                 owners.append(instances[position])
             elif position == members[-1]:

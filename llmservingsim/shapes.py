@@ -17,10 +17,14 @@ class BatchShape(NamedTuple):
 
     Attributes:
         prefills: Prompt chunks of more than one token, in batch order.
-        num_decodes: Sequences that compute one token.
-        decode_kv_tokens: Sum over these of the KV length that their attention reads, the new token included.
+        num_decodes: Sequences that compute one token, and the drafts behind it that they verify.
+        decode_kv_tokens: Sum over these of the KV length that their attention reads, the new tokens included. It is
+            read once however many drafts look at it.
         max_decode_kv_tokens: The longest of them.
         num_tokens: New tokens of the whole batch, before padding.
+        num_drafts: How many of them are drafts that decodes verify.
+        draft_pairs: (query, key) pairs that their attention computes beyond one per KV token: under causal attention a
+            decode of q tokens and KV length n has ``q * n - q * (q - 1) / 2 - n`` of them.
     """
 
     prefills: tuple[Chunk, ...]
@@ -28,8 +32,13 @@ class BatchShape(NamedTuple):
     decode_kv_tokens: int
     max_decode_kv_tokens: int
     num_tokens: int
+    num_drafts: int = 0
+    draft_pairs: int = 0
 
     @property
     def num_sequences(self) -> int:
-        """Rows that lm_head and sampler see: vLLM samples partial prefills too and discards the token."""
-        return self.num_decodes + len(self.prefills)
+        """Rows that lm_head and sampler see, one per sequence and per draft.
+
+        vLLM samples partial prefills too and discards the token.
+        """
+        return self.num_decodes + len(self.prefills) + self.num_drafts

@@ -22,7 +22,7 @@ from llmservingsim.graph import Graph, Node, NodeType
 from llmservingsim.instance import Execution, Instance
 from llmservingsim.serving.batch import Batch
 from llmservingsim.shapes import BatchShape
-from llmservingsim.trace import IterationBuilder
+from llmservingsim.trace import GraphBuilder
 
 DUMMY = BatchShape(prefills=(), num_decodes=1, decode_kv_tokens=1, max_decode_kv_tokens=1, num_tokens=1)
 """The batch of a member that has nothing to compute."""
@@ -58,7 +58,7 @@ class _Work(NamedTuple):
 class _Stage:
     """One pipeline stage: what it executes, and the rounds that wait for it."""
 
-    def __init__(self, builder: IterationBuilder, backend: Backend) -> None:
+    def __init__(self, builder: GraphBuilder, backend: Backend) -> None:
         self.builder = builder
         self.graph = backend.register(builder.template)
         self.first_rank_nodes = _first_rank_nodes(builder)
@@ -116,7 +116,7 @@ class OneStage:
         backend: Times them.
     """
 
-    def __init__(self, members: Sequence[Instance], builder: IterationBuilder, backend: Backend) -> None:
+    def __init__(self, members: Sequence[Instance], builder: GraphBuilder, backend: Backend) -> None:
         self._rounds = _Rounds(members, backend)
         self._stage = _Stage(builder, backend)
         self._in_flight: deque[Round] = deque()
@@ -156,7 +156,7 @@ class Stages:
         backend: Times them.
     """
 
-    def __init__(self, members: Sequence[Instance], builders: Sequence[IterationBuilder], backend: Backend) -> None:
+    def __init__(self, members: Sequence[Instance], builders: Sequence[GraphBuilder], backend: Backend) -> None:
         self._rounds = _Rounds(members, backend)
         self._backend = backend
         self._stages = [_Stage(builder, backend) for builder in builders]
@@ -212,7 +212,7 @@ class Stages:
         return stage.last_sent
 
 
-def _first_rank_nodes(builder: IterationBuilder) -> list[NDArray[np.int64]]:
+def _first_rank_nodes(builder: GraphBuilder) -> list[NDArray[np.int64]]:
     """Of every member, the nodes of the builder's template that its first rank executes."""
     template = builder.template
     found = []

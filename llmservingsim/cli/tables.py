@@ -50,6 +50,15 @@ def _latency_table(summary: Mapping[str, Any]) -> Table:
     return table
 
 
+def _drafts(told: Mapping[str, Any]) -> str:
+    """What speculative decoding brought."""
+    if not told["num_drafts"]:
+        return "none verified"
+    return (
+        f"{100 * told['acceptance_rate']:.1f} % accepted, {told['mean_acceptance_length']:.2f} tokens per verification"
+    )
+
+
 def _totals_table(summary: Mapping[str, Any]) -> Table:
     requests, throughput, cache = summary["requests"], summary["throughput"], summary["prefix_cache"]["npu"]
     table = Table.grid(padding=(0, 2))
@@ -74,6 +83,8 @@ def _totals_table(summary: Mapping[str, Any]) -> Table:
         table.add_row(
             f"instance {instance['index']}", f"{instance['latency'].get('source', 'own')} latencies, {blocks}"
         )
+    if "speculative_decoding" in summary:
+        table.add_row("drafts", _drafts(summary["speculative_decoding"]))
     table.add_row(
         "prefix cache", f"{cache['hit_pct']:.1f} % of looked-up tokens hit, {summary['preemptions']:,} preemptions"
     )

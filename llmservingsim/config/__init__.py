@@ -6,6 +6,7 @@ from llmservingsim.config.instance_spec import ExpertSpec, InstanceSpec, Latency
 from llmservingsim.config.load import apply_overrides, json_schema, load_run
 from llmservingsim.config.memory_spec import CxlSpec, MemorySpec
 from llmservingsim.config.spec import AdmissionSpec, NetworkSpec, NodeSpec, RunSpec, SloSpec
+from llmservingsim.config.speculative_spec import SpeculativeSpec
 from llmservingsim.config.tier_spec import TierSpec
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "RunSpec",
     "ServingSpec",
     "SloSpec",
+    "SpeculativeSpec",
     "TierSpec",
     "TimeoutSpec",
     "apply_overrides",

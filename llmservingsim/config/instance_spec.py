@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from llmservingsim.config.quantities import All2AllBackend, Count, KvDtype, QuantityError, Share, check_quantities
+from llmservingsim.config.speculative_spec import SpeculativeSpec
 from llmservingsim.config.tier_spec import TierName, TierSpec
 from llmservingsim.units import parse_bandwidth, parse_size_bytes
 
@@ -92,6 +93,7 @@ class ServingSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         preemption_mode: Whether a preempted request's KV is computed again, or swapped to host memory and back.
         swap_space: Host memory for that, per instance.
         latency: Where operator latencies come from.
+        speculative_config: Drafts that the model verifies; by default none.
     """
 
     max_num_seqs: Count | None = None
@@ -123,6 +125,7 @@ class ServingSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     preemption_mode: Literal["recompute", "swap"] | None = None
     swap_space: str | None = None
     latency: LatencySpec | None = None
+    speculative_config: SpeculativeSpec | None = None
 
     def __post_init__(self) -> None:
         check_quantities(self, parse_size_bytes, "swap_space")

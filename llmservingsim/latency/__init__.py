@@ -2,12 +2,14 @@
 
 from llmservingsim.latency.bundle import BundleSource
 from llmservingsim.latency.bundle_v0 import OlderBundleSource
+from llmservingsim.latency.drafter import DrafterBundleSource
 from llmservingsim.latency.find import find_bundle, is_older
 from llmservingsim.latency.roofline import RooflineSource
 from llmservingsim.latency.source import ExpertLatencySource, ExpertWork, LatencySource
 
 __all__ = [
     "BundleSource",
+    "DrafterBundleSource",
     "ExpertLatencySource",
     "ExpertWork",
     "LatencySource",

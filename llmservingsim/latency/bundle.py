@@ -114,7 +114,8 @@ class BundleSource:
         mean_kv = shape.decode_kv_tokens / count
         if not self._decode.covers(count, mean_kv):
             self._extrapolated["attention"] += 1
-        return max(self._decode.at(count, mean_kv), self._skew.bound_us(shape))
+        decode = max(self._decode.at(count, mean_kv), self._skew.bound_us(shape))
+        return max(decode, self._varlen.of_verification(shape)) if shape.draft_pairs else decode
 
 
 def _decode_table(rows: NDArray[np.float64], path: Path) -> DecodeTable:

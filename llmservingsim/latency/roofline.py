@@ -15,6 +15,7 @@ from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec
 from llmservingsim.errors import ConfigError, one_of
 from llmservingsim.latency.source import ExpertWork
 from llmservingsim.model import (
+    EH_PROJ,
     Operator,
     OperatorKind,
     ParallelLayout,
@@ -45,7 +46,7 @@ class RooflineSource:
         self._attention_flops = peak * efficiency.attention
         self._bandwidth = accelerator.memory_bandwidth * efficiency.memory
         operators = model_operators(model)
-        self._operators: dict[str, Operator] = {operator.name: operator for operator in operators}
+        self._operators: dict[str, Operator] = {operator.name: operator for operator in (*operators, EH_PROJ)}
 
     def latency_ns(self, operator: str, shape: BatchShape) -> int:
         """Return the longer of compute and memory time."""
@@ -87,12 +88,13 @@ class RooflineSource:
 def _work(shape: BatchShape, window: int | None) -> Work:
     """Describe a batch as the model room wants it."""
     chunks = Work.of_requests(((c.query_len, c.context_len + c.query_len) for c in shape.prefills), window)
-    kv = shape.decode_kv_tokens
-    if window is not None:
-        kv = min(kv, shape.num_decodes * window)
+    kv, drafts = shape.decode_kv_tokens, shape.draft_pairs
+    if window is not None and kv > shape.num_decodes * window:
+        drafts = drafts * shape.num_decodes * window // kv
+        kv = shape.num_decodes * window
     return Work(
         tokens=shape.num_tokens,
         sequences=shape.num_sequences,
-        attended_pairs=chunks.attended_pairs + kv,
+        attended_pairs=chunks.attended_pairs + kv + drafts,
         context_tokens=chunks.context_tokens + kv,
     )

@@ -30,15 +30,16 @@ class LatencySource(Protocol):
     """Times one operator of one rank.
 
     Operators are named as in the profile bundles: embedding, layernorm, qkv_proj, qk_norm, rotary_emb, attention,
-    o_proj, gate_up_proj, act_fn, down_proj, final_layernorm, lm_head, sampler. A source that also times the operator
-    ``moe`` is an `ExpertLatencySource`.
+    o_proj, gate_up_proj, act_fn, down_proj, final_layernorm, lm_head, sampler; eh_proj too, but only of a drafter that
+    joins hidden states with embeddings. A source that also times the operator ``moe`` is an `ExpertLatencySource`.
     """
 
     def latency_ns(self, operator: str, shape: BatchShape) -> int:
         """Return the operator's time for one batch, at least 0.
 
         Dense operators depend on ``shape.num_tokens`` alone, lm_head and sampler on ``shape.num_sequences``, and
-        attention on everything else. ``num_tokens`` is already padded where the engine pads.
+        attention on everything else. ``num_tokens`` is already padded where the engine pads. A source that takes no
+        notice of drafts (``shape.draft_pairs``) prices their verification as a decode over the same keys and values.
         """
         ...
 

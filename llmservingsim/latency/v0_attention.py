@@ -159,7 +159,7 @@ class OlderAttention:
 
     def covers(self, shape: BatchShape) -> bool:
         """Whether every part of the batch lies within the measured grid."""
-        count = shape.num_decodes / (1 if shape.prefills else self._kernel.group)
+        count = shape.num_decodes / (1 if shape.prefills or shape.draft_pairs else self._kernel.group)
         is_measured = not count or self._decode.covers(max(1.0, count), shape.decode_kv_tokens / shape.num_decodes)
         return is_measured and all(self._prefill.covers(chunk) for chunk in shape.prefills)
 
@@ -175,6 +175,8 @@ class OlderAttention:
 
     def _decode_batch(self, shape: BatchShape) -> float:
         kernel, count = self._kernel, shape.num_decodes
+        if shape.draft_pairs:  # several queries per sequence run in the kernel that was measured, one tile per head
+            kernel = kernel._replace(group=1, unsplit_from=1)
         walked = self._decode.at(count / kernel.group, shape.decode_kv_tokens / count)
         read = kernel.ns_per_key * shape.decode_kv_tokens
         longest = 0.0

@@ -58,6 +58,25 @@ class VarlenAttention:
         model = sum(w * f for w, f in zip(self._weights, _batch_features(shape), strict=True))
         return model * math.exp(self._interpolate(self._anchor(shape)))
 
+    def of_verification(self, shape: BatchShape) -> float:
+        """Return the time of a batch of decodes that verify drafts.
+
+        More than one query per sequence takes this kernel in FlashAttention 2, which packs query heads and splits
+        contexts for single queries only. A tile has room for the few rows of a verification, so each is what a decode
+        is in a mixed batch; the longest stands for the chunk that such a batch has.
+        """
+        rows = -(-shape.draft_pairs // shape.decode_kv_tokens) + 1
+        smallest = int(self._axes[0][0])
+        if rows > TILE_ROWS:
+            mean = shape.decode_kv_tokens // shape.num_decodes
+            chunks = (Chunk(rows, max(0, mean - rows)),) * shape.num_decodes
+            return self.at(BatchShape(chunks, 0, 0, 0, shape.num_tokens))
+        rows = min(max(rows, smallest), TILE_ROWS)
+        longest = shape.max_decode_kv_tokens
+        others, others_kv = shape.num_decodes - 1, shape.decode_kv_tokens - longest
+        chunk = Chunk(rows, max(0, longest - rows))
+        return self.at(BatchShape((chunk,), others, others_kv, longest if others else 0, shape.num_tokens))
+
     def _anchor(self, shape: BatchShape) -> tuple[float, float, float, float]:
         """Return the grid point that stands for a batch: its most expensive chunk, and the mean of its decodes.
 
@@ -107,7 +126,7 @@ def _batch_features(shape: BatchShape) -> tuple[float, float, float, float, floa
         active += blocks
         context_sum += _own_context(chunk)
         longest = max(longest, chunk.context_len + chunk.query_len)
-    return 1.0, most_blocks * shape.num_sequences, active, context_sum, longest
+    return 1.0, most_blocks * (shape.num_decodes + len(shape.prefills)), active, context_sum, longest
 
 
 def _grid_features(rows: Array) -> Array:

@@ -18,6 +18,7 @@ from llmservingsim.model.memory import (
     weight_bytes,
 )
 from llmservingsim.model.operators import (
+    EH_PROJ,
     IndexedBy,
     Operator,
     OperatorCost,
@@ -30,6 +31,7 @@ from llmservingsim.model.operators import (
 )
 
 __all__ = [
+    "EH_PROJ",
     "ONE_RANK",
     "CapacityInputs",
     "CapacityReport",

@@ -31,6 +31,8 @@ class CapacityInputs:
         max_num_batched_tokens, max_num_seqs, block_size, kv_cache_dtype: As in vLLM.
         max_model_len: One request of this length must fit, None to ask for no more than one block.
         runtime_bytes: Memory outside the allocator, beside the sampling kernel's stack.
+        drafter_weights_bytes, drafter_kv_bytes_per_token: Of a drafter on every rank; its keys and values stand in the
+            same blocks as the model's.
     """
 
     memory_bytes: int
@@ -43,6 +45,8 @@ class CapacityInputs:
     kv_cache_dtype: str = "auto"
     max_model_len: int | None = None
     runtime_bytes: int = RUNTIME_BYTES
+    drafter_weights_bytes: int = 0
+    drafter_kv_bytes_per_token: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.gpu_memory_utilization <= 1:
@@ -70,7 +74,7 @@ class CapacityReport:
         stage: Which pipeline stage that is.
         memory_bytes: Of the device.
         requested_bytes: What the engine may use.
-        weights_bytes: The checkpoint's share.
+        weights_bytes: The checkpoint's share, and a drafter's.
         rotary_cache_bytes: Table of cosines and sines, kept beside the weights.
         forward_peak_bytes, sampler_peak_bytes: Of the two phases of vLLM's profile run; the larger one counts.
         stack_bytes: Local memory that the driver reserves for the sampling kernel.
@@ -185,13 +189,15 @@ def _stage_report(model: ModelSpec, layout: ParallelLayout, inputs: CapacityInpu
     tokens, units = inputs.max_num_batched_tokens, inputs.num_compute_units
     samples = stage == layout.pp - 1
     requested = math.ceil(inputs.memory_bytes * inputs.gpu_memory_utilization)
-    weights, rotary = weight_bytes(model, layout, stage), rotary_cache_bytes(model)
+    weights = weight_bytes(model, layout, stage) + inputs.drafter_weights_bytes
+    rotary = rotary_cache_bytes(model)
     forward = forward_peak_bytes(model, layout, tokens)
     sampler = sampler_peak_bytes(model, tokens, inputs.max_num_seqs, units) if samples else 0
     stack = stack_reserve_bytes(units, inputs.max_threads_per_unit) if samples else 0
     left = requested - weights - rotary - max(forward, sampler) - stack - inputs.runtime_bytes
     layers = stage_layers(model.num_layers, layout.pp)[stage]
-    page = inputs.block_size * kv_bytes_per_token_layer(model, layout.tp, inputs.kv_cache_dtype)
+    per_token = layers * kv_bytes_per_token_layer(model, layout.tp, inputs.kv_cache_dtype)
+    block = inputs.block_size * (per_token + inputs.drafter_kv_bytes_per_token)
     return CapacityReport(
         stage=stage,
         memory_bytes=inputs.memory_bytes,
@@ -203,7 +209,7 @@ def _stage_report(model: ModelSpec, layout: ParallelLayout, inputs: CapacityInpu
         stack_bytes=stack,
         runtime_bytes=inputs.runtime_bytes,
         kv_cache_bytes=left,
-        block_bytes=page * layers,
+        block_bytes=block,
         block_size=inputs.block_size,
-        num_blocks=left // (page * layers),
+        num_blocks=left // block,
     )

@@ -152,6 +152,10 @@ def end_operators() -> tuple[Operator, ...]:
     )
 
 
+EH_PROJ = Operator("eh_proj", OperatorKind.GEMM)
+"""Joins a hidden state and the embedding of the next token, where a drafter of one block begins (EAGLE, MTP)."""
+
+
 def model_operators(model: ModelSpec) -> tuple[Operator, ...]:
     """Every operator of one forward step, block after block."""
     blocks = (operator for layer in range(model.num_layers) for operator in block_operators(model, layer))
@@ -189,6 +193,10 @@ def _norm(model: ModelSpec, work: Work, _: ParallelLayout) -> _Cost:
     # Add the residual, square, sum, scale; hidden state and residual are both read and written.
     elements = work.tokens * model.hidden_size
     return 5 * elements, operator_weights(model, "layernorm").size_bytes(model), 2 * elements, 2 * elements
+
+
+def _eh_proj(model: ModelSpec, work: Work, layout: ParallelLayout) -> _Cost:
+    return _matmul("eh_proj", work.tokens, 2 * model.hidden_size, model.hidden_size)(model, layout)
 
 
 def _qkv_proj(model: ModelSpec, work: Work, layout: ParallelLayout) -> _Cost:
@@ -279,6 +287,7 @@ def _sampler(model: ModelSpec, work: Work, _: ParallelLayout) -> _Cost:
 
 _COSTS: dict[str, Callable[[ModelSpec, Work, ParallelLayout], _Cost]] = {
     "embedding": _embedding,
+    "eh_proj": _eh_proj,
     "layernorm": _norm,
     "qkv_proj": _qkv_proj,
     "qk_norm": _qk_norm,

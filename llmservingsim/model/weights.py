@@ -90,6 +90,11 @@ def _mla_projections(model: ModelSpec, layout: ParallelLayout) -> WeightCount:
     return WeightCount(query + latent, rank + model.kv_lora_rank)
 
 
+def _eh_proj(model: ModelSpec, _: ParallelLayout) -> WeightCount:
+    # Joins a hidden state with the next token's embedding, each behind a norm; every rank holds it whole.
+    return WeightCount(2 * model.hidden_size * model.hidden_size, 2 * model.hidden_size)
+
+
 def _qk_norm(model: ModelSpec, _: ParallelLayout) -> WeightCount:
     return WeightCount(other=2 * model.head_dim if model.qk_norm else 0)
 
@@ -130,6 +135,7 @@ def expert_weights(model: ModelSpec, layout: ParallelLayout) -> int:
 
 _COUNTS: dict[str, Callable[[ModelSpec, ParallelLayout], WeightCount]] = {
     "embedding": _embedding,
+    "eh_proj": _eh_proj,
     "layernorm": _layernorm,
     "qkv_proj": _qkv_proj,
     "qk_norm": _qk_norm,

@@ -13,6 +13,7 @@ from llmservingsim.instance import Instance
 from llmservingsim.kv_traffic import KvTraffic
 from llmservingsim.report.recorder import Recorder
 from llmservingsim.report.records import RequestRecord
+from llmservingsim.report.speculation import summarise_drafter, summarise_speculation
 from llmservingsim.report.statistics import describe, describe_counts
 from llmservingsim.report.tiers import prefix_tiers
 from llmservingsim.transfer import TransferRecord
@@ -91,7 +92,8 @@ def summarise(
         "kv_transfers": _kv_transfers(moved.transfers),
         "energy_j": None,
         "goodput": _goodput(finished, slo, simulated_s),
-        "instances": [_instance(i) for i in instances],
+        **summarise_speculation(instances),
+        "instances": [_instance(i) | summarise_drafter(i) for i in instances],
         "provenance": msgspec.structs.asdict(provenance) | {"notes": list(provenance.notes)},
     }
 

@@ -6,10 +6,13 @@ from llmservingsim.serving.request import Request, RequestStatus
 from llmservingsim.serving.routing import ROUTERS, InstanceLoad, RoutedRequest, Router
 from llmservingsim.serving.scheduler import SCHEDULERS
 from llmservingsim.serving.scheduling import Scheduler, SchedulerConfig
+from llmservingsim.serving.speculation import AcceptancePolicy, Speculation, SpeculationCounts, Verification
+from llmservingsim.serving.speculative_engine import SpeculativeEngine
 
 __all__ = [
     "ROUTERS",
     "SCHEDULERS",
+    "AcceptancePolicy",
     "Batch",
     "Engine",
     "EngineConfig",
@@ -23,4 +26,8 @@ __all__ = [
     "Scheduled",
     "Scheduler",
     "SchedulerConfig",
+    "Speculation",
+    "SpeculationCounts",
+    "SpeculativeEngine",
+    "Verification",
 ]

@@ -34,6 +34,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         num_gpu_blocks: KV blocks, the null block included.
         block_size: Tokens per block.
         enable_prefix_caching: Whether full blocks are found again by their hash.
+        recompute_last_hit: Whether the last block that a prompt finds is computed again, as for EAGLE and MTP.
         async_scheduling: Whether the next batch is formed while one runs.
         pipeline_parallel_size: Stages; so many batches are in flight if there are several.
         decode_cohort: Whether requests that decode in step are moved together. Changes no result; off, every request
@@ -44,6 +45,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     num_gpu_blocks: int
     block_size: int = 16
     enable_prefix_caching: bool = True
+    recompute_last_hit: bool = False
     async_scheduling: bool = True
     pipeline_parallel_size: int = 1
     decode_cohort: bool = True
@@ -65,7 +67,8 @@ class Outcome(NamedTuple):
         finished: Requests that produced their last token.
         handed: Requests that another instance goes on with; their blocks are held until `Engine.release`.
         num_sampled: Output tokens.
-        token_gaps_ns: Times since the token before of the same request, and how many tokens had each.
+        token_gaps_ns: Times since the token before of the same request, and how many tokens had each. Tokens of a
+            request that come out together are one message and have one such time, as in vLLM's benchmark.
     """
 
     batch: Batch
@@ -90,7 +93,10 @@ class Engine:
         self.index = index
         self.config = config
         self.kv = KVCacheManager(
-            config.num_gpu_blocks, config.block_size, enable_prefix_caching=config.enable_prefix_caching
+            config.num_gpu_blocks,
+            config.block_size,
+            enable_prefix_caching=config.enable_prefix_caching,
+            recompute_last_hit=config.recompute_last_hit,
         )
         self._final_tokens: dict[int, int] = {}
         self._in_flight: deque[Batch] = deque()
@@ -261,13 +267,7 @@ class Engine:
                 gaps[gap] = gaps.get(gap, 0) + 1
             request.last_token_ns = now_ns
             if request.num_tokens >= final_tokens[request.request_id]:
-                del final_tokens[request.request_id]
-                if request.hand_off:
-                    self._hand_off(request)
-                    handed.append(request)
-                else:
-                    self.scheduler.finish(request)
-                    finished.append(request)
+                self._end(request, finished, handed)
         if self.kv.tiers is not None:
             self.kv.tiers.batch_ended(batch.index, self.iterations - 1)
         return Outcome(batch, finished, handed, num_sampled, gaps)
@@ -286,6 +286,16 @@ class Engine:
             return
         self.cohort.leave(request)
         self.scheduler.finish(request)
+
+    def _end(self, request: Request, finished: list[Request], handed: list[Request]) -> None:
+        """A request has its last token, or the last that it gets here."""
+        del self._final_tokens[request.request_id]
+        if request.hand_off:
+            self._hand_off(request)
+            handed.append(request)
+        else:
+            self.scheduler.finish(request)
+            finished.append(request)
 
     def _hand_off(self, request: Request) -> None:
         """End a request here without giving up its blocks."""

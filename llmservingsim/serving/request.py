@@ -31,6 +31,7 @@ class Request:
         num_tokens: Prompt and known output tokens.
         num_computed_tokens: Tokens with KV, present or being computed.
         num_output_placeholders: Tokens being sampled by batches in flight.
+        num_spec_tokens: Drafts to verify beside the next token.
         awaits_last_token: The batch in flight samples the last token, so scheduling it again would be in vain.
         block_ids: KV blocks in order.
         num_cached_blocks: How many of the first blocks stand in the prefix index.
@@ -62,6 +63,7 @@ class Request:
         "num_output_placeholders",
         "num_preemptions",
         "num_prompt_tokens",
+        "num_spec_tokens",
         "num_tokens",
         "prefill_instance",
         "priority",
@@ -87,6 +89,7 @@ class Request:
         self.num_tokens = num_prompt_tokens
         self.num_computed_tokens = 0
         self.num_output_placeholders = 0
+        self.num_spec_tokens = 0
         self.awaits_last_token = False
         self.block_ids: list[int] = []
         self.num_cached_blocks = 0

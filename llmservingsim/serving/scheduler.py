@@ -69,6 +69,7 @@ class VllmScheduler:
         self._waiting: RequestQueue = PriorityQueue() if config.policy == "priority" else FcfsQueue()
         self._is_alone = config.one_batch_per_request
         self._longest_chunk = config.long_prefill_token_threshold or config.max_num_batched_tokens
+        self._allocate = self._allocate_ahead if config.num_lookahead_tokens else kv.allocate
 
     def adopt(self, cohort: DecodeCohort) -> None:
         """Hand requests that decode in step to a cohort, which changes no decision and saves most of the work."""
@@ -188,7 +189,7 @@ class VllmScheduler:
         """Place running requests in list order; preempt from the tail when blocks run out."""
         batch: list[tuple[Request, int]] = []
         limit = self.config.max_model_len - 1
-        allocate = self.kv.allocate
+        allocate = self._allocate
         preempted = False
         index = 0
         while index < len(self._by_name) and budget > 0:
@@ -197,7 +198,7 @@ class VllmScheduler:
             if request.awaits_last_token or (self._is_alone and request.num_output_placeholders):
                 continue
             computed = request.num_computed_tokens
-            tokens = request.num_tokens + request.num_output_placeholders - computed
+            tokens = request.num_tokens + request.num_output_placeholders + request.num_spec_tokens - computed
             if tokens != 1:
                 tokens = min(tokens, self._longest_chunk, budget)
             if computed + tokens > limit:
@@ -213,6 +214,11 @@ class VllmScheduler:
             budget -= tokens
         return batch, budget, preempted
 
+    def _allocate_ahead(self, request: Request, tokens: int) -> bool:
+        """Take the blocks for a running request's next tokens and for those that its drafter writes ahead."""
+        room = self.config.max_model_len - request.num_computed_tokens - tokens
+        return self.kv.allocate(request, tokens, min(self.config.num_lookahead_tokens, room))
+
     def _make_room(
         self, request: Request, tokens: int, batch: list[tuple[Request, int]], budget: int, index: int
     ) -> tuple[int, int]:
@@ -226,7 +232,7 @@ class VllmScheduler:
                     index -= 1
                     break
             self._preempt(victim)
-            if victim is request or self.kv.allocate(request, tokens):
+            if victim is request or self._allocate(request, tokens):
                 return index, budget
 
     def _victim(self) -> Request:
@@ -244,6 +250,7 @@ class VllmScheduler:
         request.status = RequestStatus.PREEMPTED
         request.num_computed_tokens = 0
         request.num_output_placeholders = 0
+        request.num_spec_tokens = 0
         request.awaits_last_token = False
         request.num_preemptions += 1
         self._waiting.put_back(request)

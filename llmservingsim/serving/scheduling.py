@@ -23,6 +23,8 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
         policy: ``fcfs`` or ``priority``.
         one_batch_per_request: A request whose token a batch in flight samples is in no other, as under pipeline
             parallelism.
+        num_lookahead_tokens: Tokens behind its own for which a running request holds blocks, because a drafter writes
+            their keys and values.
     """
 
     max_num_seqs: int
@@ -33,6 +35,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     scheduler_reserve_full_isl: bool = True
     policy: str = "fcfs"
     one_batch_per_request: bool = False
+    num_lookahead_tokens: int = 0
 
 
 class Scheduler(Protocol):

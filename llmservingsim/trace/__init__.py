@@ -1,6 +1,15 @@
 """A batch becomes an execution graph; Chakra traces are written and read."""
 
 from llmservingsim.trace.builder import IterationBuilder
-from llmservingsim.trace.cuda_graphs import capture_sizes, padded_tokens
+from llmservingsim.trace.cuda_graphs import capture_sizes, padded_tokens, verification_sizes
+from llmservingsim.trace.speculative import DrafterBuilder, GraphBuilder, SpeculativeBuilder
 
-__all__ = ["IterationBuilder", "capture_sizes", "padded_tokens"]
+__all__ = [
+    "DrafterBuilder",
+    "GraphBuilder",
+    "IterationBuilder",
+    "SpeculativeBuilder",
+    "capture_sizes",
+    "padded_tokens",
+    "verification_sizes",
+]

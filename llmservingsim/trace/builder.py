@@ -69,7 +69,7 @@ class IterationBuilder:
         self.capture_sizes = tuple(sorted(self.capture_sizes))
         self.ranks = tuple(rank for ranks in self.member_ranks for rank in ranks)
         backend = self.experts.all2all_backend if self.experts else "allgather_reducescatter"
-        self._segments = cut_stage(self.model, self.layout, self.stage, backend)
+        self._segments = self._cut(backend)
         self._classes = rank_classes(self.layout, self.member_ranks, self.experts if self._expert_rows() else None)
         lines = [line for segment in self._segments for line in _fuse(segment)]
         self.template = self._graph([lines] * len(self._classes), self.member_ranks)
@@ -133,6 +133,10 @@ class IterationBuilder:
         if sizes is not None:
             graph.size_bytes[graph.type == NodeType.COMM_COLL] = sizes[self._collectives]
         return graph
+
+    def _cut(self, all2all_backend: str) -> list[Segment]:
+        """Cut what a rank runs before and behind collectives."""
+        return cut_stage(self.model, self.layout, self.stage, all2all_backend)
 
     def _padded(self, shapes: Sequence[BatchShape]) -> tuple[BatchShape, ...]:
         """Pad to captured sizes; members that all replay a graph pad to the largest (vLLM's coordination of DP)."""

@@ -15,7 +15,7 @@ scatter the results behind it:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from math import comb
@@ -24,6 +24,7 @@ from typing import NamedTuple
 from llmservingsim.config.catalog import ModelSpec
 from llmservingsim.graph import CollectiveType
 from llmservingsim.model import (
+    EH_PROJ,
     Operator,
     OperatorKind,
     ParallelLayout,
@@ -102,10 +103,32 @@ class Segment:
 
 def cut_stage(model: ModelSpec, layout: ParallelLayout, stage: int, all2all_backend: str) -> list[Segment]:
     """Cut the operators of a pipeline stage before and behind collectives."""
-    exchange = _Exchange(model, layout, all2all_backend)
+    return _cut(_stage_steps(model, layout, stage), _Exchange(model, layout, all2all_backend))
+
+
+def cut_drafter(
+    model: ModelSpec, layout: ParallelLayout, all2all_backend: str, *, joins_hidden_states: bool
+) -> list[Segment]:
+    """Cut the operators of a drafter's forward step, which ends with the head: it takes the likeliest token.
+
+    Args:
+        model: The drafter.
+        layout: How it is cut.
+        all2all_backend: As in `cut_stage`.
+        joins_hidden_states: It begins with the model's hidden states, which it joins with the embedding of the token.
+    """
+    start = (*start_operators(), *([EH_PROJ] if joins_hidden_states else []))
+    end = [operator for operator in end_operators() if operator.kind is not OperatorKind.SAMPLER]
+    steps = [Step("start", operator) for operator in start]
+    steps += _block_steps(model, range(model.num_layers))
+    steps += [Step("end", operator) for operator in end]
+    return _cut(steps, _Exchange(model, layout, all2all_backend))
+
+
+def _cut(steps: Iterable[Step], exchange: _Exchange) -> list[Segment]:
     segments: list[Segment] = []
     current: list[Step] = []
-    for step in _stage_steps(model, layout, stage):
+    for step in steps:
         dispatch, after = exchange.around(step.operator)
         if dispatch:
             segments.append(Segment(tuple(current), dispatch))
@@ -120,14 +143,18 @@ def cut_stage(model: ModelSpec, layout: ParallelLayout, stage: int, all2all_back
 def _stage_steps(model: ModelSpec, layout: ParallelLayout, stage: int) -> Iterator[Step]:
     if stage == 0:
         yield from (Step("start", operator) for operator in start_operators())
+    yield from _block_steps(model, stage_range(model.num_layers, layout.pp, stage))
+    if stage == layout.pp - 1:
+        yield from (Step("end", operator) for operator in end_operators())
+
+
+def _block_steps(model: ModelSpec, blocks: Iterable[int]) -> Iterator[Step]:
     expert_layer = 0
-    for block in stage_range(model.num_layers, layout.pp, stage):
+    for block in blocks:
         for operator in block_operators(model, block):
             is_moe = operator.kind is OperatorKind.MOE
             yield Step(f"block{block}", operator, expert_layer if is_moe else -1)
             expert_layer += is_moe
-    if stage == layout.pp - 1:
-        yield from (Step("end", operator) for operator in end_operators())
 
 
 class _Exchange:

@@ -92,8 +92,15 @@ def batch(prefills: tuple[tuple[int, int], ...], decodes: list[int]) -> BatchSha
     return BatchShape(chunks, len(decodes), sum(decodes), max(decodes, default=0), tokens)
 
 
+def verifying(shape: BatchShape, drafts: int) -> BatchShape:
+    """The batch with so many drafts behind the token of every decode, whose KV lengths stay what they are."""
+    count, pairs = shape.num_decodes * drafts, drafts * shape.decode_kv_tokens
+    return shape._replace(num_tokens=shape.num_tokens + count, num_drafts=count, draft_pairs=pairs)
+
+
 CHUNKS = st.lists(st.tuples(st.integers(2, 4096), st.integers(0, 20_000)), max_size=4).map(tuple)
-BATCHES = st.builds(batch, CHUNKS, st.lists(st.integers(1, 20_000), max_size=300)).filter(lambda s: s.num_tokens)
+PLAIN = st.builds(batch, CHUNKS, st.lists(st.integers(1, 20_000), max_size=300)).filter(lambda s: s.num_tokens)
+BATCHES = st.builds(verifying, PLAIN, st.just(0) | st.integers(0, 8))
 
 
 @settings(max_examples=60, deadline=None)
@@ -144,6 +151,17 @@ def test_attention_grows_with_what_it_reads(source, batches):
     times = [source.latency_ns("attention", shape) for shape in batches]
     assert all(low <= high for low, high in pairwise(times))
     assert times[-1] > times[0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(shape=PLAIN, drafts=st.integers(1, 8), operator=st.sampled_from(OPERATORS))
+def test_verifying_drafts_is_never_cheaper_than_not_drafting(source, shape, drafts, operator):
+    assert source.latency_ns(operator, verifying(shape, drafts)) >= source.latency_ns(operator, shape)
+
+
+def test_keys_and_values_are_read_once_for_all_drafts_of_a_sequence(source):
+    alone = source.latency_ns("attention", batch((), [4000] * 64))
+    assert source.latency_ns("attention", verifying(batch((), [4000] * 64), 7)) < 8 * alone
 
 
 def test_provenance_names_the_source_and_can_be_written_as_json(source):

@@ -115,7 +115,10 @@ def test_every_command_and_program_on_a_page_does_what_the_page_says(
                 check_printed(expected, answer.out + answer.err, f"{relative(page)}: {shlex.join(words)}")
 
 
-PAGES_WITH_PARTS = ["docs/tutorial.md", "docs/extending.md", "docs/memory-tiers.md", "docs/topologies.md"]
+PAGES_WITH_PARTS = [
+    *("docs/tutorial.md", "docs/extending.md", "docs/memory-tiers.md", "docs/topologies.md"),
+    "docs/concepts/speculative.md",
+]
 
 
 @pytest.mark.parametrize("page", PAGES_WITH_PARTS)
@@ -205,9 +208,10 @@ def test_the_page_on_outputs_explains_every_column_and_key() -> None:
 
     text = (REPOSITORY / "docs" / "concepts" / "outputs.md").read_text()
     clusters = REPOSITORY / "inputs" / "clusters"
-    results = [small_run(clusters / name) for name in ("h100-x4-qwen3-32b.yaml", "h100-llama-8b-1p1d.yaml")]
+    files = ("h100-x4-qwen3-32b.yaml", "h100-llama-8b-1p1d.yaml", "h100-llama-8b-eagle.yaml")
+    results = [small_run(clusters / name) for name in files]
     keys = [key for result in results for key in walk(result.summary)]
-    assert {"good_requests", "stall_ms"} <= set(keys)
+    assert {"good_requests", "stall_ms", "acceptance_per_position"} <= set(keys)
     missing = [name for name in (*REQUEST_COLUMNS, *SAMPLE_COLUMNS, *keys) if f"`{name}`" not in text]
     assert missing == []
 

@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backend": {"config"},
     "backend.astra_files": {"config", "backend", "trace.chakra"},  # a system file may name traces
     "power": {"config", "model"},
-    "report": {"config", "serving", "workload", "instance", "transfer", "kv_traffic", "scaled_pool"},
+    "report": {"config", "serving", "trace", "workload", "instance", "transfer", "kv_traffic", "scaled_pool"},
     # one run, put together
     "instance": RUN - {"report"},
     "owner": RUN - {"report"} | {"instance"},
@@ -54,8 +54,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tier_plan": {"config", "defaults", "memories", "model", "serving"},
     "kv_traffic": RUN - {"report"} | {"instance", "memories", "tier_plan"},
     "experts": {"config", "model", "trace"},
+    "speculation": {"config", "model", "latency", "trace", "serving", "defaults", "experts"},
     "astra_sim": {"backend", "trace"},
-    "parts": RUN - {"report"} | {"instance", "pipeline", "experts", "defaults"},
+    "parts": RUN - {"report"} | {"instance", "pipeline", "experts", "speculation", "defaults"},
     "deadlines": {"config", "serving", "workload", "instance"},
     "resolve": RUN
     | {

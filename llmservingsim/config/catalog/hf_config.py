@@ -19,6 +19,7 @@ _KEYS = {
     "num_experts": ("num_experts", "num_local_experts", "n_routed_experts"),
     "experts_per_token": ("num_experts_per_tok", "experts_per_token", "moe_topk"),
     "moe_intermediate_size": ("moe_intermediate_size", "expert_ffn_hidden_size"),
+    "num_nextn_predict_layers": ("num_nextn_predict_layers", "mtp_num_hidden_layers"),
 }
 """Our field -> the keys that mean it, the usual one first."""
 
@@ -120,6 +121,7 @@ def _shape(source: _Source) -> dict[str, Any]:
         "max_position_embeddings": source.integer("max_position_embeddings"),
         "dtype": _dtype(source),
         "linear_weight_bits": _linear_weight_bits(source),
+        "num_nextn_predict_layers": source.integer("num_nextn_predict_layers", 0),
     }
 
 

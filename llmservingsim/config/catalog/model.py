@@ -42,6 +42,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         q_lora_rank, kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim: Of MLA; ``q_lora_rank`` 0 means
             that queries are projected in one step.
         sliding_window: Tokens that attention looks back, None for all.
+        num_nextn_predict_layers: Blocks behind the last one that predict further tokens (multi-token prediction).
     """
 
     name: str
@@ -83,6 +84,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     qk_rope_head_dim: int = 0
     v_head_dim: int = 0
     sliding_window: int | None = None
+    num_nextn_predict_layers: int = 0
 
     def __post_init__(self) -> None:
         problem = _contradiction(self)

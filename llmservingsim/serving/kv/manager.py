@@ -14,16 +14,20 @@ class KVCacheManager:
         num_blocks: vLLM's ``num_gpu_blocks`` (one is the null block).
         block_size: Tokens per block.
         enable_prefix_caching: Whether full blocks are found again by their hash.
+        recompute_last_hit: Whether the last block found is computed again, because a drafter needs its hidden states.
 
     Attributes:
         queried_tokens, hit_tokens: Looked up at first admissions, and found on the device.
         tiers: What lies below the device, if anything does.
     """
 
-    def __init__(self, num_blocks: int, block_size: int, *, enable_prefix_caching: bool = True) -> None:
+    def __init__(
+        self, num_blocks: int, block_size: int, *, enable_prefix_caching: bool = True, recompute_last_hit: bool = False
+    ) -> None:
         self.pool = BlockPool(num_blocks)
         self.block_size = block_size
         self.enable_prefix_caching = enable_prefix_caching
+        self.recompute_last_hit = recompute_last_hit
         self.queried_tokens = 0
         self.hit_tokens = 0
         self.tiers: KvTiers | None = None
@@ -50,7 +54,7 @@ class KVCacheManager:
             if block is None:
                 break
             blocks.append(block)
-        return blocks
+        return blocks[:-1] if self.recompute_last_hit else blocks
 
     def fits_whole(self, request: Request, prefix: list[int]) -> bool:
         """Whether the blocks of the whole current sequence could be taken now.
@@ -77,10 +81,13 @@ class KVCacheManager:
             self.queried_tokens += request.num_tokens
             self.hit_tokens += request.num_computed_tokens
 
-    def allocate(self, request: Request, num_new_tokens: int) -> bool:
-        """Take the blocks for ``num_new_tokens`` more tokens; return False, changing nothing, if they are not free."""
+    def allocate(self, request: Request, num_new_tokens: int, num_lookahead_tokens: int = 0) -> bool:
+        """Take the blocks for ``num_new_tokens`` more tokens; return False, changing nothing, if they are not free.
+
+        Behind these there is room for ``num_lookahead_tokens`` that a drafter writes ahead.
+        """
         total = request.num_computed_tokens + num_new_tokens
-        missing = -(-total // self.block_size) - len(request.block_ids)
+        missing = -(-(total + num_lookahead_tokens) // self.block_size) - len(request.block_ids)
         if missing > 0:
             if missing > self.pool.num_free:
                 return False

@@ -21,6 +21,7 @@ from llmservingsim.errors import ConfigError
 from llmservingsim.export import TraceExporter
 from llmservingsim.loop import serve
 from llmservingsim.parts import Libraries
+from llmservingsim.placement import placement_notes
 from llmservingsim.report import Moved, Provenance, Recorder, SimulationResult, summarise
 from llmservingsim.resolve import BackendFactory, System, resolve
 from llmservingsim.strict import convert
@@ -178,15 +179,17 @@ def load_spec(config: ConfigLike, overrides: Sequence[str] = ()) -> tuple[RunSpe
         ConfigError: If it says something wrong.
     """
     if isinstance(config, str | Path):
-        return load_run(Path(config), overrides)
-    notes: list[str] = []
+        spec, notes = load_run(Path(config), overrides)
+        return spec, [*notes, *placement_notes(spec)]
+    notes = []
     if isinstance(config, RunSpec):
         spec = config
     elif is_peer_file(config):
         spec, notes = import_peer_file(config, "config")
     else:
         spec = convert(config, RunSpec, "config", ConfigError)
-    return apply_overrides(spec, overrides), notes
+    spec = apply_overrides(spec, overrides)
+    return spec, [*notes, *placement_notes(spec)]
 
 
 def find_libraries(

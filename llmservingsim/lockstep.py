@@ -16,6 +16,7 @@ import numpy as np
 from llmservingsim.backend import Backend, Ticket
 from llmservingsim.config import InstanceSpec
 from llmservingsim.errors import ConfigError, SimulationError
+from llmservingsim.graph import NodeType
 from llmservingsim.instance import Instance
 from llmservingsim.serving import Outcome
 from llmservingsim.serving.batch import Batch
@@ -95,10 +96,10 @@ class DataParallelGroup:
         return self._last
 
     def _nodes_of(self, member: Instance) -> np.ndarray:
-        """Nodes that the member's first rank executes."""
+        """Collectives that the member's first rank takes part in."""
         template = self._builder.template
         (own,) = (c for c, ranks in enumerate(template.rank_classes) if member.ranks[0] in ranks)
-        return np.flatnonzero(template.rank_class == own)
+        return np.flatnonzero((template.rank_class == own) & (template.type == NodeType.COMM_COLL))
 
 
 def find_groups(instances: Sequence[tuple[str, InstanceSpec]]) -> list[tuple[int, ...]]:

@@ -107,10 +107,10 @@ class PipelinedInstance(Instance):
 
     def _compute(self, work: _Work) -> Ticket:
         stage, shapes = self._stages[work.stage], (work.batch.shape,)
-        sizes = stage.builder.sizes_bytes(shapes)
+        durations, sizes = stage.builder.durations_ns(shapes), stage.builder.sizes_bytes(shapes)
         if sizes is not None:
-            self.collective_bytes += int(sizes.sum())
-        return self._backend.submit(stage.graph, stage.builder.durations_ns(shapes), sizes)
+            self.collective_bytes += stage.builder.sent_bytes(sizes)
+        return self._backend.submit(stage.graph, durations, sizes)
 
     def _send(self, work: _Work) -> Ticket:
         size = work.batch.shape.num_tokens * self._bytes_per_token

@@ -22,7 +22,7 @@ from llmservingsim.parts import Libraries, Parts
 from llmservingsim.serving import Router
 from llmservingsim.serving.routing import make_router
 from llmservingsim.tier_plan import TierInputs, plan_tiers
-from llmservingsim.trace import IterationBuilder
+from llmservingsim.trace import IterationBuilder, Site
 from llmservingsim.transfer import KvSide, KvTransfers, connect
 from llmservingsim.units import NS_PER_US, parse_time_ns
 
@@ -43,6 +43,7 @@ class System:
         load_update_ns: Between two reports of the instances to the router, 0 for at once.
         network: What the backend's network was built from; written beside exported traces.
         system: Likewise for its system layer.
+        memories: Beside those of the accelerators.
         sample_ns: Step of the time series.
         transfers: KV caches on their way between instances; None where no instance hands on.
         traffic: KV on its way to and from lower tiers; None where there are none.
@@ -56,6 +57,7 @@ class System:
     load_update_ns: int
     network: NetworkModel
     system: SystemModel
+    memories: Memories
     sample_ns: int
     transfers: KvTransfers | None = None
     traffic: KvTraffic | None = None
@@ -82,10 +84,12 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
     for place, part in zip(places, parts, strict=True):
         devices[place.node].append(part.layout.num_ranks)
     memories = Memories(spec)
+    sites = _claim_places(places, parts, memories)
     plan = plan_network(spec.network, devices, [p.accelerator for p in parts], libraries.base)
     tiers = plan_tiers([_tier_inputs(place, part) for place, part in zip(places, parts, strict=True)], memories)
+    system = _with_copies(plan.system) if any(sites) else plan.system
     try:
-        backend = make_backend(plan.network, plan.system, memories.model)
+        backend = make_backend(plan.network, system, memories.model)
     except ValueError as error:  # the backend's own limits
         raise ConfigError(str(error)) from error
     instances: list[Instance] = []
@@ -96,7 +100,8 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
             members = groups[position] if part.layout.dp > 1 else (position,)
             if position == members[0]:
                 seed = instance_seed(spec.seed, position)
-                built[position] = part.builders([plan.ranks[m] for m in members], libraries, seed)
+                ranks = [plan.ranks[m] for m in members]
+                built[position] = part.builders(ranks, [sites[m] for m in members], libraries, seed)
             builders = built[members[0]]
             instances.append(part.instance(position, place.node, plan.ranks[position], builders, backend))
             if len(members) == 1:
@@ -113,11 +118,26 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
         admission=spec.admission,
         load_update_ns=parse_time_ns(spec.load_update_interval),
         network=plan.network,
-        system=plan.system,
+        system=system,
+        memories=memories,
         sample_ns=sample_ns,
         transfers=transfers,
         traffic=traffic,
     )
+
+
+def _claim_places(places: Sequence[_Place], parts: Sequence[Parts], memories: Memories) -> list[dict[str, Site]]:
+    """Find the memories that each instance names, and keep room there for what it has there."""
+    sites = []
+    for position, (place, part) in enumerate(zip(places, parts, strict=True)):
+        with located(place.path):
+            sites.append(part.claim_places(memories, place.node, position))
+    return sites
+
+
+def _with_copies(system: SystemModel) -> SystemModel:
+    """Let a rank copy from and to other memories while it communicates, as copy engines do."""
+    return msgspec.structs.replace(system, dialect="llmservingsim")
 
 
 def _places(spec: RunSpec) -> tuple[list[_Place], list[tuple[int, ...]]]:

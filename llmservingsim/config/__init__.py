@@ -3,6 +3,7 @@
 from llmservingsim.config.instance_spec import ExpertSpec, InstanceSpec, LatencySpec, ServingSpec
 from llmservingsim.config.load import apply_overrides, json_schema, load_run
 from llmservingsim.config.memory_spec import CxlSpec, MemorySpec
+from llmservingsim.config.placement_spec import PlacementSpec
 from llmservingsim.config.spec import AdmissionSpec, NetworkSpec, NodeSpec, RunSpec, SloSpec
 from llmservingsim.config.tier_spec import TierSpec
 
@@ -15,6 +16,7 @@ __all__ = [
     "MemorySpec",
     "NetworkSpec",
     "NodeSpec",
+    "PlacementSpec",
     "RunSpec",
     "ServingSpec",
     "SloSpec",

@@ -2,5 +2,6 @@
 
 from llmservingsim.trace.builder import IterationBuilder
 from llmservingsim.trace.cuda_graphs import capture_sizes, padded_tokens
+from llmservingsim.trace.fetches import FetchPlan, Site
 
-__all__ = ["IterationBuilder", "capture_sizes", "padded_tokens"]
+__all__ = ["FetchPlan", "IterationBuilder", "Site", "capture_sizes", "padded_tokens"]

@@ -50,8 +50,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tier_plan": {"config", "defaults", "memories", "model", "serving"},
     "kv_traffic": RUN - {"report"} | {"instance", "memories", "tier_plan"},
     "experts": {"config", "model", "trace"},
+    "placement": {"config", "model", "trace", "memories"},
     "astra_sim": {"backend", "trace"},
-    "parts": RUN - {"report"} | {"instance", "pipeline", "experts", "defaults"},
+    "parts": RUN - {"report"} | {"instance", "pipeline", "experts", "defaults", "memories", "placement"},
     "resolve": RUN
     | {
         "instance",
@@ -68,7 +69,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "admission": RUN | {"instance", "resolve"},
     "loop": RUN | {"owner", "resolve", "admission"},
     "export": RUN | {"instance", "resolve"},
-    "api": RUN | {"instance", "parts", "resolve", "loop", "export", "astra_sim"},
+    "api": RUN | {"instance", "parts", "resolve", "loop", "export", "astra_sim", "placement"},
     "": {"api", "report"},  # the package's face, `llmservingsim/__init__.py`
     # what uses runs
     "sweep": RUN | {"api", "resolve", ""},

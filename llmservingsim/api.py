@@ -25,6 +25,7 @@ from llmservingsim.placement import placement_notes
 from llmservingsim.report import Moved, Provenance, Recorder, SimulationResult, summarise
 from llmservingsim.resolve import BackendFactory, System, resolve
 from llmservingsim.strict import convert
+from llmservingsim.traffic import memory_traffic
 from llmservingsim.workload import (
     GeneratorSpec,
     ListWorkload,
@@ -110,7 +111,7 @@ class Run:
         if isinstance(source, GeneratorSpec) and self.options.seed is not None:
             source = msgspec.structs.replace(source, seed=self.options.seed)
         self.workload: Workload = _open(source, self.options.num_requests)
-        self.recorder = Recorder(self.system.instances, self.system.sample_ns)
+        self.recorder = Recorder(self.system.instances, self.system.sample_ns, self.system.memories)
         self._workload_name = str(source) if isinstance(source, str | Path) else type(source).__name__
         self._started_s = time.perf_counter()
         self._exporter: TraceExporter | None = None
@@ -149,6 +150,8 @@ class Run:
         transfers = self.system.transfers.records if self.system.transfers is not None else ()
         moved = Moved(transfers, self.system.traffic)
         summary = summarise(self.recorder, self.system.instances, moved, self.spec.slo, provenance, wall_s)
+        if accessed := memory_traffic(self.system):
+            summary["bytes_moved"]["memories"] = accessed
         requests = sorted(self.recorder.records, key=lambda record: record.request_id)
         return SimulationResult(requests, self.recorder.samples, summary)
 

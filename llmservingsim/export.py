@@ -5,6 +5,9 @@
     DIR/network.yml  system.json  memory.json      the instance's devices as a system of their own
     DIR/instance0/iteration_00042.0.et ...         one trace per rank
     DIR/iterations.csv                             what each exported iteration took in the run
+
+Iterations that load from other memories than the devices' are in the dialect of LLMServingSim 2.0, where a rank can do
+that while it communicates; its memory.json may have a type of ours.
 """
 
 from __future__ import annotations
@@ -14,8 +17,8 @@ from pathlib import Path
 
 import msgspec
 
-from llmservingsim.backend import MemoryModel, NetworkModel
-from llmservingsim.backend.astra_files import write_memory, write_network, write_system
+from llmservingsim.backend import NetworkModel
+from llmservingsim.backend.astra_files import CHAKRA_DIALECTS, write_memory, write_network, write_system
 from llmservingsim.errors import ConfigError
 from llmservingsim.instance import Instance
 from llmservingsim.resolve import System
@@ -40,6 +43,7 @@ class TraceExporter:
 
     def __init__(self, directory: Path, system: System, iterations: range) -> None:
         self._directory = directory
+        self._dialect = CHAKRA_DIALECTS[system.system.dialect]
         self._iterations = iterations
         self._submitted_ns: dict[tuple[int, int], int] = {}
         self._last_end_ns: dict[int, int] = {}
@@ -60,7 +64,7 @@ class TraceExporter:
         directory.mkdir(parents=True, exist_ok=True)
         write_network(directory / "network.yml", network)
         write_system(directory / "system.json", system.system)
-        write_memory(directory / "memory.json", MemoryModel(), ranks)
+        write_memory(directory / "memory.json", system.memories.model, ranks, system.system.dialect)
         for instance in system.instances:
             instance.listener = self
 
@@ -69,7 +73,7 @@ class TraceExporter:
         if batch.index not in self._iterations:
             return
         self._submitted_ns[instance.index, batch.index] = now_ns
-        write_traces(instance.builder.export((batch.shape,)), self._prefix(instance, batch))
+        write_traces(instance.builder.export((batch.shape,)), self._prefix(instance, batch), dialect=self._dialect)
 
     def ended(self, instance: Instance, batch: Batch, now_ns: int) -> None:
         """Note what the batch took: it ran from its submission, or from the end of the one before."""

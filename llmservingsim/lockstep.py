@@ -89,6 +89,7 @@ class DataParallelGroup:
         except (ValueError, OverflowError) as error:  # a latency that no clock can count
             raise SimulationError(f"instances {[m.index for m in self.members]}: {error}") from error
         if sizes is not None:
+            self._builder.count_moved(sizes)
             for member, nodes in zip(self.members, self._nodes_of_member, strict=True):
                 member.collective_bytes += int(sizes[nodes].sum())
         self.num_rounds += 1

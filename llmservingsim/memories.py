@@ -47,6 +47,11 @@ class Place(NamedTuple):
         """Of a graph's node."""
         return TIERS[self.tier]
 
+    @staticmethod
+    def at(location: MemoryLocation, device: int) -> Place:
+        """Return the place of a graph's node."""
+        return Place(next(tier for tier, there in TIERS.items() if there == location), device)
+
     def __str__(self) -> str:
         if self.tier == "cxl":
             return "cxl" if self.device == INTERLEAVED else f"cxl:{self.device}"

@@ -109,7 +109,7 @@ class PipelinedInstance(Instance):
         stage, shapes = self._stages[work.stage], (work.batch.shape,)
         durations, sizes = stage.builder.durations_ns(shapes), stage.builder.sizes_bytes(shapes)
         if sizes is not None:
-            self.collective_bytes += stage.builder.sent_bytes(sizes)
+            self.collective_bytes += stage.builder.count_moved(sizes)
         return self._backend.submit(stage.graph, durations, sizes)
 
     def _send(self, work: _Work) -> Ticket:

@@ -44,6 +44,7 @@ class System:
         network: What the backend's network was built from; written beside exported traces.
         system: Likewise for its system layer.
         memories: Beside those of the accelerators.
+        builders: What makes graphs of the instances' batches.
         sample_ns: Step of the time series.
         transfers: KV caches on their way between instances; None where no instance hands on.
         traffic: KV on its way to and from lower tiers; None where there are none.
@@ -58,6 +59,7 @@ class System:
     network: NetworkModel
     system: SystemModel
     memories: Memories
+    builders: tuple[IterationBuilder, ...]
     sample_ns: int
     transfers: KvTransfers | None = None
     traffic: KvTraffic | None = None
@@ -120,6 +122,7 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
         network=plan.network,
         system=system,
         memories=memories,
+        builders=tuple(builder for group in built.values() for builder in group),
         sample_ns=sample_ns,
         transfers=transfers,
         traffic=traffic,

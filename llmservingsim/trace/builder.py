@@ -28,7 +28,7 @@ from llmservingsim.trace.bounded import remember
 from llmservingsim.trace.cuda_graphs import padded_tokens
 from llmservingsim.trace.expert_costs import ExpertCosts, rank_classes
 from llmservingsim.trace.experts import ExpertRouting
-from llmservingsim.trace.fetches import Access, AccessSizes, FetchPlan, Floats, Issuer, plan_accesses
+from llmservingsim.trace.fetches import Access, AccessSizes, FetchPlan, Floats, Issuer, Site, plan_accesses
 from llmservingsim.trace.segments import Collective, Segment, cut_stage, row_counts
 
 Values = NDArray[np.int64]
@@ -145,9 +145,21 @@ class IterationBuilder:
             found[self._memory_nodes] = accesses
         return found
 
-    def sent_bytes(self, sizes: Values) -> int:
-        """Return what collectives send of the sizes of an iteration."""
-        return int((sizes if self._fetched is None else sizes[self._collectives]).sum())
+    def count_moved(self, sizes: Values) -> int:
+        """Note the sizes of an iteration that is submitted; return what its collectives send."""
+        if self._fetched is None:
+            return int(sizes.sum())
+        self._moved += sizes[self._memory_nodes]
+        return int(sizes[self._collectives].sum())
+
+    def moved_bytes(self) -> Iterator[tuple[Site, bool, int]]:
+        """Yield what all ranks loaded or stored where: site, whether it was stored, bytes."""
+        nodes = self.template.nodes()
+        for rank_class, numbers, moved in zip(self._classes, self._memory_nodes, self._moved, strict=True):
+            for number, num_bytes in zip(numbers.tolist(), moved.tolist(), strict=True):
+                node = nodes[number]
+                site = Site(node.location, node.device)
+                yield site, node.type is NodeType.MEM_STORE, num_bytes * len(rank_class.ranks)
 
     def export(self, shapes: Sequence[BatchShape]) -> Graph:
         """Return the iteration with one COMP node per operator that takes time, for writing to disk.
@@ -239,6 +251,7 @@ class IterationBuilder:
         """Note the loads and stores of the template, shape ``[classes, accesses]``, and what gives them a size."""
         nodes = np.flatnonzero(np.isin(self.template.type, _MEMORY))
         self._memory_nodes = nodes.reshape(len(self._classes), len(self._accesses))
+        self._moved = np.zeros_like(self._memory_nodes)
         self._fetched: AccessSizes | None = None
         if self.fetches is not None and self._accesses:
             members = [c.member for c in self._classes]

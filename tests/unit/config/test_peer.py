@@ -91,7 +91,6 @@ def test_the_older_spelling_is_read() -> None:
 @pytest.mark.parametrize(
     ("keys", "key"),
     [
-        ({"placement": {"default": {"weights": "cpu"}}}, "placement"),
         ({"enable_local_offloading": True}, "enable_local_offloading"),
         ({"enable_attn_offloading": True}, "enable_attn_offloading"),
         ({"enable_sub_batch_interleaving": True}, "enable_sub_batch_interleaving"),

@@ -251,13 +251,15 @@ def test_a_stock_astra_sim_has_no_such_memories(stand_in: Cli) -> None:
         Run(run_file(BLOCKS, tensor_parallel_size=2), [REQUEST], RunOptions(backend=stock))
 
 
-def test_a_group_in_a_larger_network_communicates_alike_with_and_without_placement() -> None:
-    """Two instances of two ranks in one network: what lies elsewhere must not change how all-reduces are done."""
-    far = {"layers": {"embedding": {"weights": "cpu"}}}
+def test_placement_does_not_change_how_ranks_communicate() -> None:
+    """Two groups of four in turn, whose ranks are no neighbours, exchange tokens directly with each other."""
     times = []
-    for placement in (None, far):
-        data = run_file(placement, placement, tensor_parallel_size=4)
-        data["network"] = {"topology": "FullyConnected", "all_reduce": ["direct"]}
+    for placement in (None, {"layers": {"embedding": {"weights": "cpu"}}}):
+        data = run_file(*[placement] * 8, model="Qwen/Qwen3-30B-A3B", enable_expert_parallel=True)
+        for position, instance in enumerate(data["nodes"][0]["instances"]):
+            instance["data_parallel_group"] = "AB"[position % 2]
+        algorithms = {key: ["direct"] for key in ("all_gather", "reduce_scatter")}
+        data["network"] = {"latency": "50us", "bandwidth": "1GB/s"} | algorithms
         data["nodes"][0]["cpu_memory"]["bandwidth"] = "100000000GB/s"
         times.append([r.finish_ns for r in simulate(data, [REQUEST]).requests])
     assert times[0] == times[1]

@@ -20,12 +20,12 @@ from llmservingsim.config.peer import import_peer_file, is_peer_file
 from llmservingsim.errors import ConfigError
 from llmservingsim.export import TraceExporter
 from llmservingsim.loop import serve
+from llmservingsim.memory_traffic import memory_traffic
 from llmservingsim.parts import Libraries
 from llmservingsim.placement import placement_notes
 from llmservingsim.report import Moved, Provenance, Recorder, SimulationResult, summarise
 from llmservingsim.resolve import BackendFactory, System, resolve
 from llmservingsim.strict import convert
-from llmservingsim.traffic import memory_traffic
 from llmservingsim.workload import (
     GeneratorSpec,
     ListWorkload,

@@ -134,11 +134,12 @@ class Memories:
             return sizes[place.device] - self._claimed(place.tier, place.device)
         return min(size - self._claimed(place.tier, d) for d, size in enumerate(sizes)) * len(sizes)
 
-    def held_bytes(self, tier: Tier, node: int | None = None) -> int | None:
+    def held_bytes(self, tier: TierName, node: int | None = None) -> int | None:
         """Return what is kept in a memory, for one node or all together; None if nobody uses it."""
         if tier not in self._used:
             return None
-        return sum(c.num_bytes for c in self.claims if c.place.tier == tier and node in (None, c.node))
+        there = [c for c in self.claims if c.place.tier == tier]
+        return sum(c.num_bytes for c in there if node in (None, c.node if tier == "cxl" else c.place.device))
 
     def claim(self, what: str, place: Place, num_bytes: int, node: int = -1) -> None:
         """Keep bytes of a place for the whole run; ``node`` is whose they are, in the time series.

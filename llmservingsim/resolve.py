@@ -21,7 +21,7 @@ from llmservingsim.owner import Owner
 from llmservingsim.parts import Libraries, Parts
 from llmservingsim.serving import Router
 from llmservingsim.serving.routing import make_router
-from llmservingsim.tier_plan import TierInputs, plan_tiers
+from llmservingsim.tier_plan import TierInputs, TierPlan, plan_tiers
 from llmservingsim.trace import IterationBuilder, Site
 from llmservingsim.transfer import KvSide, KvTransfers, connect
 from llmservingsim.units import NS_PER_US, parse_time_ns
@@ -85,10 +85,8 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
     devices: list[list[int]] = [[] for _ in spec.nodes]
     for place, part in zip(places, parts, strict=True):
         devices[place.node].append(part.layout.num_ranks)
-    memories = Memories(spec)
-    sites = _claim_places(places, parts, memories)
+    memories, sites, tiers = _plan_memories(spec, places, parts)
     plan = plan_network(spec.network, devices, [p.accelerator for p in parts], libraries.base)
-    tiers = plan_tiers([_tier_inputs(place, part) for place, part in zip(places, parts, strict=True)], memories)
     system = _with_copies(plan.system) if any(sites) else plan.system
     try:
         backend = make_backend(plan.network, system, memories.model)
@@ -129,13 +127,16 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
     )
 
 
-def _claim_places(places: Sequence[_Place], parts: Sequence[Parts], memories: Memories) -> list[dict[str, Site]]:
-    """Find the memories that each instance names, and keep room there for what it has there."""
-    sites = []
+def _plan_memories(
+    spec: RunSpec, places: Sequence[_Place], parts: Sequence[Parts]
+) -> tuple[Memories, list[dict[str, Site]], list[TierPlan | None]]:
+    """Find the memories that each instance names, and keep room there for what it has there: weights first."""
+    memories, sites = Memories(spec), []
     for position, (place, part) in enumerate(zip(places, parts, strict=True)):
         with located(place.path):
             sites.append(part.claim_places(memories, place.node, position))
-    return sites
+    tiers = plan_tiers([_tier_inputs(place, part) for place, part in zip(places, parts, strict=True)], memories)
+    return memories, sites, tiers
 
 
 def _with_copies(system: SystemModel) -> SystemModel:

@@ -66,11 +66,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         "tier_plan",
         "kv_traffic",
     },
-    "traffic": {"backend", "memories", "resolve"},
+    "memory_traffic": {"backend", "memories", "resolve"},
     "admission": RUN | {"instance", "resolve"},
     "loop": RUN | {"owner", "resolve", "admission"},
     "export": RUN | {"instance", "resolve"},
-    "api": RUN | {"instance", "parts", "resolve", "loop", "export", "astra_sim", "placement", "traffic"},
+    "api": RUN | {"instance", "parts", "resolve", "loop", "export", "astra_sim", "placement", "memory_traffic"},
     "": {"api", "report"},  # the package's face, `llmservingsim/__init__.py`
     # what uses runs
     "sweep": RUN | {"api", "resolve", ""},

@@ -105,7 +105,7 @@ class Parts:
             )
         placement = plan_placement(spec.placement, model, layout)
         if placement is not None:
-            check_kv(placement, serving.num_gpu_blocks, spec.kv_role)
+            check_kv(placement, spec)
         return cls(spec, serving, model, layout, accelerator, placement)
 
     def claim_places(self, memories: Memories, node: int, index: int) -> dict[str, Site]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from llmservingsim.config import PlacementSpec, RunSpec
+from llmservingsim.config import InstanceSpec, PlacementSpec, RunSpec
 from llmservingsim.config.catalog import ModelSpec
 from llmservingsim.config.placement_spec import BlockRule, parse_blocks
 from llmservingsim.errors import ConfigError, nearest, one_of
@@ -70,22 +70,30 @@ def claim_places(placement: Placement, memories: Memories, node: int, who: str, 
     return sites
 
 
-def check_kv(placement: Placement, num_gpu_blocks: int | None, kv_role: str) -> None:
-    """Raise ConfigError if the KV that lies elsewhere cannot be counted, or handed on."""
+def check_kv(placement: Placement, spec: InstanceSpec) -> None:
+    """Raise ConfigError if the KV that lies elsewhere cannot be counted, or moves on from there."""
+    if not placement.keeps_kv:
+        return
     stages = range(placement.layout.pp)
-    if num_gpu_blocks is None and not any(placement.kv_layers(placement.model, placement.layout, s) for s in stages):
+    if spec.num_gpu_blocks is None and not any(
+        placement.kv_layers(placement.model, placement.layout, stage) for stage in stages
+    ):
         raise ConfigError(
             "placement: no block keeps its KV on the device, so device memory does not tell how many KV blocks there "
             "are; expected num_gpu_blocks"
         )
-    if placement.keeps_kv and kv_role != "kv_both":
-        raise ConfigError(f"placement: a {kv_role} moves KV between devices; expected kv_loc npu, or kv_role kv_both")
+    for key, default in (("kv_role", "kv_both"), ("prefix_storage", None), ("preemption_mode", "recompute")):
+        if getattr(spec, key) not in (default, None, ()):
+            raise ConfigError(
+                f"placement: {key} {getattr(spec, key)!r} moves KV from and to the device; expected kv_loc npu, or no "
+                f"{key}"
+            )
 
 
 def placement_notes(spec: RunSpec) -> list[str]:
     """Say what the sections state and the run does not use."""
     return [
-        f"nodes[{n}].instances[{k}].placement: kv_evict_loc is not used: what the prefix cache gives up is dropped"
+        f"nodes[{n}].instances[{k}].placement: kv_evict_loc is not used: prefix_storage says where it goes"
         for n, node in enumerate(spec.nodes)
         for k, instance in enumerate(node.instances)
         if instance.placement is not None

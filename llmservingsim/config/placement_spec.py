@@ -27,7 +27,7 @@ class PlacementRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     Attributes:
         weights: The weights.
         kv_loc: Keys and values; rules of layers have no say here.
-        kv_evict_loc: Keys and values that the prefix cache gives up; read, but not used.
+        kv_evict_loc: Keys and values that the prefix cache gives up; not used, see ``prefix_storage``.
     """
 
     weights: str | None = None

@@ -192,15 +192,17 @@ def test_kv_of_some_blocks_elsewhere_makes_room_for_more_tokens() -> None:
     assert memory.num_blocks == pytest.approx(2 * whole.num_blocks, abs=1)
 
 
-def test_kv_that_is_handed_on_must_lie_on_the_device() -> None:
-    data = run_file({"blocks": [{"blocks": "0", "kv_loc": "cpu"}]}, kv_role="kv_producer")
-    with pytest.raises(ConfigError, match="a kv_producer moves KV between devices; expected kv_loc npu"):
+@pytest.mark.parametrize("keys", [{"kv_role": "kv_producer"}, {"prefix_storage": "cpu"}, {"preemption_mode": "swap"}])
+def test_kv_that_moves_on_must_lie_on_the_device(keys: dict[str, Any]) -> None:
+    data = run_file({"blocks": [{"blocks": "0", "kv_loc": "cpu"}]}, **keys)
+    (key,) = keys
+    with pytest.raises(
+        ConfigError, match=f"placement: {key} '.*' moves KV from and to the device; expected kv_loc npu"
+    ):
         Run(data, REQUESTS)
 
 
 def test_where_evicted_kv_would_go_is_noted() -> None:
     run = Run(run_file({"default": {"kv_evict_loc": "cpu"}}), REQUESTS)
-    assert run.notes == [
-        "nodes[0].instances[0].placement: kv_evict_loc is not used: what the prefix cache gives up is dropped"
-    ]
+    assert run.notes == ["nodes[0].instances[0].placement: kv_evict_loc is not used: prefix_storage says where it goes"]
     assert run.system.memories.claims == []

@@ -20,7 +20,9 @@ from llmservingsim.config.peer import import_peer_file, is_peer_file
 from llmservingsim.errors import ConfigError
 from llmservingsim.export import TraceExporter
 from llmservingsim.loop import serve
+from llmservingsim.memory_traffic import memory_traffic
 from llmservingsim.parts import Libraries
+from llmservingsim.placement import placement_notes
 from llmservingsim.report import Moved, Provenance, Recorder, SimulationResult, summarise, summarise_scaling
 from llmservingsim.resolve import BackendFactory, System, resolve
 from llmservingsim.strict import convert
@@ -113,7 +115,7 @@ class Run:
         self.workload: Workload = _open(source, self.options.num_requests)
         if (clients := self.spec.clients) is not None:
             self.workload = ClosedLoop(self.workload, clients.max_concurrency, parse_time_ns(clients.think_time))
-        self.recorder = Recorder(self.system.instances, self.system.sample_ns)
+        self.recorder = Recorder(self.system.instances, self.system.sample_ns, self.system.memories)
         self._workload_name = str(source) if isinstance(source, str | Path) else type(source).__name__
         self._started_s = time.perf_counter()
         self._exporter: TraceExporter | None = None
@@ -154,6 +156,8 @@ class Run:
         summary = summarise(self.recorder, self.system.instances, moved, self.spec.slo, provenance, wall_s)
         if self.system.autoscaler is not None:
             summary["autoscaling"] = summarise_scaling(self.system.autoscaler.pools, self.recorder.end_ns)
+        if accessed := memory_traffic(self.system):
+            summary["bytes_moved"]["memories"] = accessed
         requests = sorted(self.recorder.records, key=lambda record: record.request_id)
         return SimulationResult(requests, self.recorder.samples, summary)
 
@@ -184,15 +188,17 @@ def load_spec(config: ConfigLike, overrides: Sequence[str] = ()) -> tuple[RunSpe
         ConfigError: If it says something wrong.
     """
     if isinstance(config, str | Path):
-        return load_run(Path(config), overrides)
-    notes: list[str] = []
+        spec, notes = load_run(Path(config), overrides)
+        return spec, [*notes, *placement_notes(spec)]
+    notes = []
     if isinstance(config, RunSpec):
         spec = config
     elif is_peer_file(config):
         spec, notes = import_peer_file(config, "config")
     else:
         spec = convert(config, RunSpec, "config", ConfigError)
-    return apply_overrides(spec, overrides), notes
+    spec = apply_overrides(spec, overrides)
+    return spec, [*notes, *placement_notes(spec)]
 
 
 def find_libraries(

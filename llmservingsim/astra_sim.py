@@ -250,10 +250,10 @@ def _check_files_say_it(network: NetworkModel, system: SystemModel, memory: Memo
         path = Path(folder) / "file"
         written = _reread(path, lambda: write_network(path, network), read_network)
         _require_equal("network", msgspec.structs.replace(network, model="unaware"), written)
-        written = _reread(path, lambda: write_system(path, system), read_system)
-        _require_equal("system layer", msgspec.structs.replace(system, **_UNSAID), written)
         written = _reread(path, lambda: write_memory(path, memory, network.npus), read_memory)
         _require_equal("memory", memory, written)
+        written = _reread(path, lambda: write_system(path, system), read_system)
+        _require_equal("system layer", msgspec.structs.replace(system, **_UNSAID), written)
 
 
 def _check_traces_say_it(placed: _Placed, system: SystemModel) -> None:

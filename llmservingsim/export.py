@@ -8,6 +8,9 @@
     DIR/instances0-1/iteration_00042.0.et ...      so is a group that runs in lock step, round by round;
                     comm_groups.json               its --comm-group-configuration
     DIR/iterations.csv                             what each exported iteration took in the run
+
+Iterations that load from other memories than the devices' are in the dialect of LLMServingSim 2.0, where a rank can do
+that while it communicates; its memory.json may have a type of ours.
 """
 
 from __future__ import annotations
@@ -17,8 +20,8 @@ from pathlib import Path
 
 import msgspec
 
-from llmservingsim.backend import MemoryModel, NetworkModel
-from llmservingsim.backend.astra_files import write_memory, write_network, write_system
+from llmservingsim.backend import NetworkModel
+from llmservingsim.backend.astra_files import CHAKRA_DIALECTS, write_memory, write_network, write_system
 from llmservingsim.errors import ConfigError
 from llmservingsim.instance import Execution
 from llmservingsim.resolve import System
@@ -42,6 +45,7 @@ class TraceExporter:
 
     def __init__(self, directory: Path, system: System, iterations: range) -> None:
         self._directory = directory
+        self._dialect = CHAKRA_DIALECTS[system.system.dialect]
         self._iterations = iterations
         self._submitted_ns: dict[Path, int] = {}
         self._last_end_ns: dict[tuple[int, int], int] = {}
@@ -59,7 +63,7 @@ class TraceExporter:
         directory.mkdir(parents=True, exist_ok=True)
         write_network(directory / "network.yml", network)
         write_system(directory / "system.json", system.system)
-        write_memory(directory / "memory.json", MemoryModel(), ranks)
+        write_memory(directory / "memory.json", system.memories.model, ranks, system.system.dialect)
         for instance in system.instances:
             instance.listener = self
 
@@ -70,7 +74,7 @@ class TraceExporter:
         prefix = self._prefix(execution)
         self._submitted_ns[prefix] = now_ns
         graph = execution.builder.export(execution.shapes)
-        write_traces(graph, prefix)
+        write_traces(graph, prefix, dialect=self._dialect)
         if len(execution.instances) > 1:
             write_comm_groups(graph, prefix.parent / "comm_groups.json")
 

@@ -235,7 +235,7 @@ class Instance:
         except (ValueError, OverflowError) as error:  # a latency that no clock can count
             raise SimulationError(f"instance {self.index}, iteration {batch.index}: {error}") from error
         if sizes is not None:
-            self.collective_bytes += int(sizes.sum())
+            self.collective_bytes += self.builder.count_moved(sizes)
         return self._last
 
     def complete(self, ticket: Ticket, now_ns: int) -> Iterable[tuple[Instance, Outcome]]:

@@ -47,6 +47,11 @@ class Place(NamedTuple):
         """Of a graph's node."""
         return TIERS[self.tier]
 
+    @staticmethod
+    def at(location: MemoryLocation, device: int) -> Place:
+        """Return the place of a graph's node."""
+        return Place(next(tier for tier, there in TIERS.items() if there == location), device)
+
     def __str__(self) -> str:
         if self.tier == "cxl":
             return "cxl" if self.device == INTERLEAVED else f"cxl:{self.device}"
@@ -60,11 +65,13 @@ class Claim(NamedTuple):
         what: Who and what for, for messages.
         place: Where.
         num_bytes: How much.
+        node: Whose it is, -1 for nobody's.
     """
 
     what: str
     place: Place
     num_bytes: int
+    node: int = -1
 
 
 class Memories:
@@ -127,8 +134,15 @@ class Memories:
             return sizes[place.device] - self._claimed(place.tier, place.device)
         return min(size - self._claimed(place.tier, d) for d, size in enumerate(sizes)) * len(sizes)
 
-    def claim(self, what: str, place: Place, num_bytes: int) -> None:
-        """Keep bytes of a place for the whole run.
+    def held_bytes(self, tier: TierName, node: int | None = None) -> int | None:
+        """Return what is kept in a memory, for one node or all together; None if nobody uses it."""
+        if tier not in self._used:
+            return None
+        there = [c for c in self.claims if c.place.tier == tier]
+        return sum(c.num_bytes for c in there if node in (None, c.node if tier == "cxl" else c.place.device))
+
+    def claim(self, what: str, place: Place, num_bytes: int, node: int = -1) -> None:
+        """Keep bytes of a place for the whole run; ``node`` is whose they are, in the time series.
 
         Raises:
             CapacityError: If they do not fit; the message lists who has what there.
@@ -141,7 +155,7 @@ class Memories:
                 f"{format_size(self.size_bytes(place))}, of which {format_size(self.free_bytes(place))} are free"
                 + (". There are already:" + "".join(rows) if rows else "")
             )
-        self.claims.append(Claim(what, place, num_bytes))
+        self.claims.append(Claim(what, place, num_bytes, node))
 
     def _claimed(self, tier: TierName, device: int) -> int:
         """Bytes of one device that claims hold; of an interleaved claim its even part, rounded up."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,20 +19,32 @@ from llmservingsim.errors import CapacityError, ConfigError, located
 from llmservingsim.experts import expert_parts, plan_routing
 from llmservingsim.instance import DeviceMemory, Instance
 from llmservingsim.latency import BundleSource, LatencySource, OlderBundleSource, RooflineSource, find_bundle, is_older
+from llmservingsim.memories import Memories
 from llmservingsim.model import (
+    EVERYTHING,
     CapacityInputs,
     ParallelLayout,
+    Placement,
+    Residency,
     check_layout,
-    kv_bytes_per_token,
+    kv_bytes_per_token_layer,
     predict_kv_blocks,
-    weight_bytes,
 )
 from llmservingsim.pipeline import PipelinedInstance
+from llmservingsim.placement import check_kv, claim_places, plan_placement
 from llmservingsim.plugins import make_plugin
 from llmservingsim.serving import SCHEDULERS, Engine, EngineConfig, Scheduler, SchedulerConfig, SpeculativeEngine
 from llmservingsim.serving.kv import KVCacheManager
 from llmservingsim.speculation import SpeculationPlan, plan_speculation
-from llmservingsim.trace import GraphBuilder, IterationBuilder, SpeculativeBuilder, capture_sizes, verification_sizes
+from llmservingsim.trace import (
+    FetchPlan,
+    GraphBuilder,
+    IterationBuilder,
+    Site,
+    SpeculativeBuilder,
+    capture_sizes,
+    verification_sizes,
+)
 from llmservingsim.units import format_size, parse_bandwidth, parse_size_bytes
 
 _VARIANTS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "fp8": "fp8"}
@@ -76,6 +89,7 @@ class Parts:
     layout: ParallelLayout
     accelerator: AcceleratorSpec
     speculation: SpeculationPlan | None = None
+    placement: Placement | None = None
 
     @classmethod
     def gather(cls, spec: InstanceSpec, libraries: Libraries, members: int = 1) -> Parts:
@@ -95,7 +109,23 @@ class Parts:
                 f"{model.name}"
             )
         speculation = plan_speculation(spec, serving, model, layout, libraries.models, libraries.base)
-        return cls(spec, serving, model, layout, accelerator, speculation)
+        placement = plan_placement(spec.placement, model, layout)
+        if placement is not None:
+            check_kv(placement, spec)
+            if speculation is not None:
+                raise ConfigError(
+                    "placement: drafts beside fetched weights are not simulated; expected no speculative_config"
+                )
+        return cls(spec, serving, model, layout, accelerator, speculation, placement)
+
+    def claim_places(self, memories: Memories, node: int, index: int) -> dict[str, Site]:
+        """Find the memories beside the devices' that the instance uses, and keep room there for what it has there."""
+        if self.placement is None:
+            return {}
+        kept = 0
+        if self.placement.keeps_kv:
+            kept = self.memory().num_blocks * self.serving.block_size * self._token_bytes()
+        return claim_places(self.placement, memories, node, f"instance {index}", kept)
 
     def instance(
         self,
@@ -150,9 +180,16 @@ class Parts:
         return Engine(index, config, make_scheduler)
 
     def builders(
-        self, member_ranks: Sequence[Sequence[int]], libraries: Libraries, seed: int
+        self,
+        member_ranks: Sequence[Sequence[int]],
+        sites: Sequence[Mapping[str, Site]],
+        libraries: Libraries,
+        seed: int,
     ) -> Sequence[GraphBuilder]:
-        """Build what turns batches into graphs, per stage, of all members of a data-parallel group together."""
+        """Build what turns batches into graphs, per stage, of all members of a data-parallel group together.
+
+        ``sites`` are what `claim_places` returned for each member.
+        """
         serving, tp = self.serving, self.layout.tp
         sizes = self._capture_sizes()
         source = self._latency_source(libraries, self.model, self.layout, serving.latency.source)
@@ -162,7 +199,12 @@ class Parts:
             experts = plan_routing(
                 serving.experts, serving.all2all_backend, self.model, self.layout, seed, libraries.base
             )
-            built.append(IterationBuilder(self.model, self.layout, ranks, source, sizes, stage, experts))
+            fetches = None
+            if self.placement is not None:
+                fetches = FetchPlan(self.placement, sites, self._token_bytes())
+                if experts is not None and self.placement.cached_experts:
+                    experts.keep_popular(self.placement.cached_experts)
+            built.append(IterationBuilder(self.model, self.layout, ranks, source, sizes, stage, experts, fetches))
         return built if self.speculation is None else [self._with_drafts(built[0], self.speculation, libraries)]
 
     def _with_drafts(self, target: IterationBuilder, plan: SpeculationPlan, libraries: Libraries) -> SpeculativeBuilder:
@@ -193,7 +235,7 @@ class Parts:
         serving = self.serving
         report = None
         stages = [self._stage_memory(stage) for stage in range(self.layout.pp)]
-        weights, block = min(stages, key=lambda stage: (self._usable_bytes() - stage[0]) / stage[1])
+        weights, block = min(stages, key=self._blocks_left)
         if serving.num_gpu_blocks is not None:
             blocks = serving.num_gpu_blocks
         elif self.spec.kv_memory_model == "weights_only":
@@ -212,13 +254,28 @@ class Parts:
     def _stage_memory(self, stage: int) -> tuple[int, int]:
         """Bytes of the weights, and of a KV block, on one device of a stage."""
         weights, per_token = self._drafter_bytes()
-        per_token += kv_bytes_per_token(self.model, self.layout, stage, self.serving.kv_cache_dtype)
-        return weights + weight_bytes(self.model, self.layout, stage), self.serving.block_size * per_token
+        per_token += self._residency.kv_layers(self.model, self.layout, stage) * self._token_bytes()
+        return weights + self._residency.weight_bytes(
+            self.model, self.layout, stage
+        ), self.serving.block_size * per_token
 
     def _drafter_bytes(self) -> tuple[int, int]:
         """Bytes of a drafter's weights on one device, and of what it keeps there per token."""
         plan = self.speculation
         return (0, 0) if plan is None else (plan.weights_bytes, plan.kv_bytes_per_token(self.serving.kv_cache_dtype))
+
+    @property
+    def _residency(self) -> Residency:
+        return self.placement or EVERYTHING
+
+    def _token_bytes(self) -> int:
+        """Bytes of a token's keys and values in one block, on one rank."""
+        return kv_bytes_per_token_layer(self.model, self.layout.tp, self.serving.kv_cache_dtype)
+
+    def _blocks_left(self, stage: tuple[int, int]) -> float:
+        """KV blocks that fit beside the weights of a stage."""
+        weights, block = stage
+        return (self._usable_bytes() - weights) / block if block else math.inf
 
     def _usable_bytes(self) -> float:
         return self.accelerator.memory_bytes * self.serving.gpu_memory_utilization
@@ -247,6 +304,7 @@ class Parts:
             block_size=serving.block_size,
             kv_cache_dtype=serving.kv_cache_dtype,
             max_model_len=serving.max_model_len,
+            residency=self._residency,
         )
 
     def _latency_source(

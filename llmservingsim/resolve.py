@@ -24,8 +24,8 @@ from llmservingsim.ranks import Footprint
 from llmservingsim.scaling import Autoscaler, plan_scaling
 from llmservingsim.serving import Router
 from llmservingsim.serving.routing import make_router
-from llmservingsim.tier_plan import TierInputs, plan_tiers
-from llmservingsim.trace import GraphBuilder
+from llmservingsim.tier_plan import TierInputs, TierPlan, plan_tiers
+from llmservingsim.trace import GraphBuilder, Site
 from llmservingsim.transfer import KvSide, KvTransfers, connect
 from llmservingsim.units import NS_PER_US, parse_time_ns
 
@@ -46,6 +46,8 @@ class System:
         load_update_ns: Between two reports of the instances to the router, 0 for at once.
         network: What the backend's network was built from; written beside exported traces.
         system: Likewise for its system layer.
+        memories: Beside those of the accelerators.
+        builders: What makes graphs of the instances' batches.
         sample_ns: Step of the time series.
         patience: How long clients wait.
         transfers: KV caches on their way between instances; None where no instance hands on.
@@ -61,6 +63,8 @@ class System:
     load_update_ns: int
     network: NetworkModel
     system: SystemModel
+    memories: Memories
+    builders: tuple[GraphBuilder, ...]
     sample_ns: int
     patience: Patience
     transfers: KvTransfers | None = None
@@ -85,12 +89,12 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
     for position, place in enumerate(places):
         with located(place.path):
             parts.append(Parts.gather(place.spec, libraries, len(groups[position])))
-    memories = Memories(spec)
+    memories, sites, tiers = _plan_memories(spec, places, parts)
     footprints = _footprints(spec, places, parts, groups)
     plan = plan_network(spec.network, footprints, [p.accelerator for p in parts], libraries.base)
-    tiers = plan_tiers([_tier_inputs(place, part) for place, part in zip(places, parts, strict=True)], memories)
+    system = _with_copies(plan.system) if any(sites) else plan.system
     try:
-        backend = make_backend(plan.network, plan.system, memories.model)
+        backend = make_backend(plan.network, system, memories.model)
     except ValueError as error:  # the backend's own limits
         raise ConfigError(str(error)) from error
     instances: list[Instance] = []
@@ -101,7 +105,8 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
             members = groups[position] if part.layout.dp > 1 else (position,)
             seed = instance_seed(spec.seed, position)
             if position == members[0]:
-                built[position] = part.builders([plan.ranks[m] for m in members], libraries, seed)
+                ranks = [plan.ranks[m] for m in members]
+                built[position] = part.builders(ranks, [sites[m] for m in members], libraries, seed)
             builders = built[members[0]]
             instances.append(part.instance(position, place.node, plan.ranks[position], builders, backend, seed))
             if len(members) == 1:
@@ -119,13 +124,32 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
         admission=spec.admission,
         load_update_ns=parse_time_ns(spec.load_update_interval),
         network=plan.network,
-        system=plan.system,
+        system=system,
+        memories=memories,
+        builders=tuple(builder for group in built.values() for builder in group),
         sample_ns=sample_ns,
         patience=Patience.of(spec.timeouts),
         transfers=transfers,
         traffic=traffic,
         autoscaler=autoscaler,
     )
+
+
+def _plan_memories(
+    spec: RunSpec, places: Sequence[_Place], parts: Sequence[Parts]
+) -> tuple[Memories, list[dict[str, Site]], list[TierPlan | None]]:
+    """Find the memories that each instance names, and keep room there for what it has there: weights first."""
+    memories, sites = Memories(spec), []
+    for position, (place, part) in enumerate(zip(places, parts, strict=True)):
+        with located(place.path):
+            sites.append(part.claim_places(memories, place.node, position))
+    tiers = plan_tiers([_tier_inputs(place, part) for place, part in zip(places, parts, strict=True)], memories)
+    return memories, sites, tiers
+
+
+def _with_copies(system: SystemModel) -> SystemModel:
+    """Let a rank copy from and to other memories while it communicates, as copy engines do."""
+    return msgspec.structs.replace(system, dialect="llmservingsim")
 
 
 def _places(spec: RunSpec) -> tuple[list[_Place], list[tuple[int, ...]]]:

@@ -86,6 +86,7 @@ class _Rounds:
         except (ValueError, OverflowError) as error:  # a latency that no clock can count
             raise self.failed(started, error) from error
         if sizes is not None:
+            stage.builder.count_moved(sizes)
             for member, nodes in zip(self._members, stage.first_rank_nodes, strict=True):
                 member.collective_bytes += int(sizes[nodes].sum())
         if (listener := self._members[0].listener) is not None:
@@ -213,12 +214,12 @@ class Stages:
 
 
 def _first_rank_nodes(builder: GraphBuilder) -> list[NDArray[np.int64]]:
-    """Of every member, the nodes of the builder's template that its first rank executes."""
+    """Of every member, the collectives of the builder's template that its first rank takes part in."""
     template = builder.template
     found = []
     for ranks in builder.member_ranks:
         (own,) = (number for number, of_class in enumerate(template.rank_classes) if ranks[0] in of_class)
-        found.append(np.flatnonzero(template.rank_class == own))
+        found.append(np.flatnonzero((template.rank_class == own) & (template.type == NodeType.COMM_COLL)))
     return found
 
 

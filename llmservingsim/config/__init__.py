@@ -5,6 +5,7 @@ from llmservingsim.config.clients import ClientSpec, TimeoutSpec
 from llmservingsim.config.instance_spec import ExpertSpec, InstanceSpec, LatencySpec, ServingSpec
 from llmservingsim.config.load import apply_overrides, json_schema, load_run
 from llmservingsim.config.memory_spec import CxlSpec, MemorySpec
+from llmservingsim.config.placement_spec import PlacementSpec
 from llmservingsim.config.spec import AdmissionSpec, NetworkSpec, NodeSpec, RunSpec, SloSpec
 from llmservingsim.config.speculative_spec import SpeculativeSpec
 from llmservingsim.config.tier_spec import TierSpec
@@ -20,6 +21,7 @@ __all__ = [
     "MemorySpec",
     "NetworkSpec",
     "NodeSpec",
+    "PlacementSpec",
     "RunSpec",
     "ServingSpec",
     "SloSpec",

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from llmservingsim.config.placement_spec import PlacementSpec
 from llmservingsim.config.quantities import All2AllBackend, Count, KvDtype, QuantityError, Share, check_quantities
 from llmservingsim.config.speculative_spec import SpeculativeSpec
 from llmservingsim.config.tier_spec import TierName, TierSpec
@@ -152,6 +153,7 @@ class InstanceSpec(ServingSpec, frozen=True, kw_only=True, forbid_unknown_fields
             request on with its first token; a ``kv_consumer`` goes on with such requests, whose KV it pulls.
         kv_memory_model: ``vllm`` predicts KV capacity as vLLM profiles it; ``weights_only`` gives the cache all usable
             memory that the weights leave, as LLMServingSim 2.0 does with a utilisation fitted by hand.
+        placement: What lies elsewhere than in the devices' memory.
     """
 
     model: str
@@ -164,6 +166,7 @@ class InstanceSpec(ServingSpec, frozen=True, kw_only=True, forbid_unknown_fields
     data_parallel_group: str | None = None
     kv_role: Literal["kv_both", "kv_producer", "kv_consumer"] = "kv_both"
     kv_memory_model: Literal["vllm", "weights_only"] = "vllm"
+    placement: PlacementSpec | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

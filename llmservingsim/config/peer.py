@@ -15,6 +15,7 @@ from msgspec import Meta
 from llmservingsim.config.instance_spec import InstanceSpec, ServingSpec
 from llmservingsim.config.memory_spec import CxlSpec, MemorySpec
 from llmservingsim.config.peer_links import import_links
+from llmservingsim.config.placement_spec import PlacementSpec
 from llmservingsim.config.quantities import Count, KvDtype
 from llmservingsim.config.spec import NodeSpec, RunSpec
 from llmservingsim.errors import ConfigError
@@ -58,7 +59,7 @@ class _Instance(_Strict, frozen=True, kw_only=True):
     dp_group: str | None = None
     npu_num: Count | None = None
     npu_group: Count | None = None
-    placement: dict[str, Any] | None = None
+    placement: PlacementSpec | None = None
     max_num_seqs: Count | None = None
     max_num_batched_tokens: Annotated[int, Meta(ge=0)] | None = None
     long_prefill_token_threshold: Annotated[int, Meta(ge=0)] | None = None
@@ -169,13 +170,13 @@ def _instance(peer: _Instance, where: str) -> InstanceSpec:
         enable_chunked_prefill=peer.enable_chunked_prefill,
         enable_prefix_caching=peer.enable_prefix_caching,
         scheduler_reserve_full_isl=peer.reserve_full_isl,
+        placement=peer.placement,
     )
 
 
 def _refuse_unsupported(peer: _Instance, where: str) -> None:
     """Raise for whatever would change the timing and is not simulated, rather than leave it out in silence."""
     asked = {
-        "placement": peer.placement,
         "enable_local_offloading": peer.enable_local_offloading,
         "enable_attn_offloading": peer.enable_attn_offloading,
         "enable_sub_batch_interleaving": peer.enable_sub_batch_interleaving,

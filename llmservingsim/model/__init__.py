@@ -1,8 +1,10 @@
 """A model as numbers: its operators, their FLOPs and bytes under TP, PP and EP, and what fits into memory."""
 
 from llmservingsim.model.capacity import (
+    EVERYTHING,
     CapacityInputs,
     CapacityReport,
+    Residency,
     capacity_error,
     predict_kv_blocks,
     smallest_fitting_tp,
@@ -29,9 +31,12 @@ from llmservingsim.model.operators import (
     model_operators,
     start_operators,
 )
+from llmservingsim.model.placement import NPU, Piece, PieceKind, Placement, layer_names
 
 __all__ = [
     "EH_PROJ",
+    "EVERYTHING",
+    "NPU",
     "ONE_RANK",
     "CapacityInputs",
     "CapacityReport",
@@ -41,6 +46,10 @@ __all__ = [
     "OperatorCost",
     "OperatorKind",
     "ParallelLayout",
+    "Piece",
+    "PieceKind",
+    "Placement",
+    "Residency",
     "Work",
     "block_operators",
     "capacity_error",
@@ -49,6 +58,7 @@ __all__ = [
     "kv_bytes_per_token",
     "kv_bytes_per_token_layer",
     "kv_shares",
+    "layer_names",
     "model_operators",
     "num_active_parameters",
     "num_parameters",

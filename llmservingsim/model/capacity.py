@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec
 from llmservingsim.errors import CapacityError, ConfigError
@@ -18,6 +19,33 @@ from llmservingsim.model.memory import kv_bytes_per_token_layer, rotary_cache_by
 from llmservingsim.units import format_size
 
 _MAX_TP = 256
+_NO_LIMIT = 2**40
+"""KV blocks of a stage whose device keeps none of their bytes."""
+
+
+class Residency(Protocol):
+    """What lies on a device of a pipeline stage."""
+
+    def weight_bytes(self, model: ModelSpec, layout: ParallelLayout, stage: int) -> int:
+        """Return what weights, and buffers for others, take on one rank."""
+        ...
+
+    def kv_layers(self, model: ModelSpec, layout: ParallelLayout, stage: int) -> int:
+        """Return how many blocks keep their keys and values there."""
+        ...
+
+
+class _Everything:
+    """Everything lies on the devices."""
+
+    def weight_bytes(self, model: ModelSpec, layout: ParallelLayout, stage: int) -> int:
+        return weight_bytes(model, layout, stage)
+
+    def kv_layers(self, model: ModelSpec, layout: ParallelLayout, stage: int) -> int:
+        return stage_layers(model.num_layers, layout.pp)[stage]
+
+
+EVERYTHING: Residency = _Everything()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +61,7 @@ class CapacityInputs:
         runtime_bytes: Memory outside the allocator, beside the sampling kernel's stack.
         drafter_weights_bytes, drafter_kv_bytes_per_token: Of a drafter on every rank; its keys and values stand in the
             same blocks as the model's.
+        residency: What lies on the device.
     """
 
     memory_bytes: int
@@ -47,6 +76,7 @@ class CapacityInputs:
     runtime_bytes: int = RUNTIME_BYTES
     drafter_weights_bytes: int = 0
     drafter_kv_bytes_per_token: int = 0
+    residency: Residency = EVERYTHING
 
     def __post_init__(self) -> None:
         if not 0 < self.gpu_memory_utilization <= 1:
@@ -56,7 +86,7 @@ class CapacityInputs:
                 raise ConfigError(f"{field}: expected at least 1, got {getattr(self, field)}")
 
     @classmethod
-    def of_accelerator(cls, accelerator: AcceleratorSpec, **engine: float | str | None) -> CapacityInputs:
+    def of_accelerator(cls, accelerator: AcceleratorSpec, **engine: float | str | Residency | None) -> CapacityInputs:
         """Take the device's numbers from the catalogue; ``engine`` are the other fields."""
         return cls(
             memory_bytes=accelerator.memory_bytes,
@@ -74,7 +104,8 @@ class CapacityReport:
         stage: Which pipeline stage that is.
         memory_bytes: Of the device.
         requested_bytes: What the engine may use.
-        weights_bytes: The checkpoint's share, and a drafter's.
+        weights_bytes: The checkpoint's share, and a drafter's; of one that lies elsewhere in part, the rest and the
+            buffers.
         rotary_cache_bytes: Table of cosines and sines, kept beside the weights.
         forward_peak_bytes, sampler_peak_bytes: Of the two phases of vLLM's profile run; the larger one counts.
         stack_bytes: Local memory that the driver reserves for the sampling kernel.
@@ -189,13 +220,13 @@ def _stage_report(model: ModelSpec, layout: ParallelLayout, inputs: CapacityInpu
     tokens, units = inputs.max_num_batched_tokens, inputs.num_compute_units
     samples = stage == layout.pp - 1
     requested = math.ceil(inputs.memory_bytes * inputs.gpu_memory_utilization)
-    weights = weight_bytes(model, layout, stage) + inputs.drafter_weights_bytes
+    weights = inputs.residency.weight_bytes(model, layout, stage) + inputs.drafter_weights_bytes
     rotary = rotary_cache_bytes(model)
     forward = forward_peak_bytes(model, layout, tokens)
     sampler = sampler_peak_bytes(model, tokens, inputs.max_num_seqs, units) if samples else 0
     stack = stack_reserve_bytes(units, inputs.max_threads_per_unit) if samples else 0
     left = requested - weights - rotary - max(forward, sampler) - stack - inputs.runtime_bytes
-    layers = stage_layers(model.num_layers, layout.pp)[stage]
+    layers = inputs.residency.kv_layers(model, layout, stage)
     per_token = layers * kv_bytes_per_token_layer(model, layout.tp, inputs.kv_cache_dtype)
     block = inputs.block_size * (per_token + inputs.drafter_kv_bytes_per_token)
     return CapacityReport(
@@ -211,5 +242,5 @@ def _stage_report(model: ModelSpec, layout: ParallelLayout, inputs: CapacityInpu
         kv_cache_bytes=left,
         block_bytes=block,
         block_size=inputs.block_size,
-        num_blocks=left // block,
+        num_blocks=left // block if block else _NO_LIMIT if left >= 0 else -1,
     )

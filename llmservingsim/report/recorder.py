@@ -7,7 +7,7 @@ from typing import Any
 
 from llmservingsim.instance import Aborted, Instance
 from llmservingsim.report.records import RequestRecord, Sample
-from llmservingsim.report.sampler import Sampler
+from llmservingsim.report.sampler import HeldMemory, Sampler
 from llmservingsim.serving import Outcome, Request
 from llmservingsim.workload import RequestSpec
 
@@ -18,6 +18,7 @@ class Recorder:
     Args:
         instances: Of the system.
         sample_ns: Step of the time series.
+        memories: Beside those of the devices.
 
     Attributes:
         records: Of requests that ended, in order of their end.
@@ -25,13 +26,13 @@ class Recorder:
         end_ns: When the last event happened.
     """
 
-    def __init__(self, instances: Sequence[Instance], sample_ns: int) -> None:
+    def __init__(self, instances: Sequence[Instance], sample_ns: int, memories: HeldMemory | None = None) -> None:
         self.records: list[RequestRecord] = []
         self.token_gaps_ns: dict[int, int] = {}
         self.end_ns = 0
         self.num_arrived = 0
         self._open: dict[int, RequestSpec] = {}
-        self._sampler = Sampler(instances, sample_ns)
+        self._sampler = Sampler(instances, sample_ns, memories)
 
     @property
     def samples(self) -> list[Sample]:

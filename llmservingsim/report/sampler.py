@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 from llmservingsim.errors import ConfigError
 from llmservingsim.instance import Instance
@@ -26,6 +26,21 @@ class _Totals(NamedTuple):
     hit: int
 
 
+class _Held(NamedTuple):
+    """What a scope has in memories beside those of the devices; None where that does not apply."""
+
+    cpu_bytes: int | None = None
+    cxl_bytes: int | None = None
+
+
+class HeldMemory(Protocol):
+    """Knows what lies in the memories beside those of the devices."""
+
+    def held_bytes(self, tier: Literal["cpu", "cxl"], node: int | None = None) -> int | None:
+        """Return what is there now, of one node or of all; None if nobody uses that memory."""
+        ...
+
+
 class Sampler:
     """Samples every instance, node and the cluster once per interval.
 
@@ -35,14 +50,16 @@ class Sampler:
     Args:
         instances: Of the system.
         interval_ns: Length of an interval.
+        memories: Beside those of the devices.
     """
 
-    def __init__(self, instances: Sequence[Instance], interval_ns: int) -> None:
+    def __init__(self, instances: Sequence[Instance], interval_ns: int, memories: HeldMemory | None = None) -> None:
         self.samples: list[Sample] = []
         self.generated_tokens = 0
         self.next_ns = interval_ns + 1
         self._interval_ns = interval_ns
         self._instances = instances
+        self._memories = memories
         self._prompt = [0] * len(instances)
         self._generated = [0] * len(instances)
 
@@ -76,12 +93,12 @@ class Sampler:
     def _sample(self, end_ns: int) -> None:
         """Write a row per instance, node and cluster, and start the next interval."""
         rows = [self._totals(i) for i in self._instances]
-        self._write(end_ns, "cluster", rows)
+        self._write(end_ns, "cluster", rows, self._held(None))
         for node in sorted({i.node for i in self._instances}):
             of_node = [row for i, row in zip(self._instances, rows, strict=True) if i.node == node]
-            self._write(end_ns, f"node:{node}", of_node)
+            self._write(end_ns, f"node:{node}", of_node, self._held(node))
         for i, row in zip(self._instances, rows, strict=True):
-            self._write(end_ns, f"instance:{i.index}", [row])
+            self._write(end_ns, f"instance:{i.index}", [row], _Held())
         self._prompt = [0] * len(self._instances)
         self._generated = [0] * len(self._instances)
 
@@ -100,7 +117,13 @@ class Sampler:
             hit=engine.kv.hit_tokens + (sum(engine.kv.tiers.hit_tokens) if engine.kv.tiers is not None else 0),
         )
 
-    def _write(self, end_ns: int, scope: str, rows: Sequence[_Totals]) -> None:
+    def _held(self, node: int | None) -> _Held:
+        """Bytes in host memories and in the CXL pool, of a node or of all."""
+        if self._memories is None:
+            return _Held()
+        return _Held(self._memories.held_bytes("cpu", node), self._memories.held_bytes("cxl", node))
+
+    def _write(self, end_ns: int, scope: str, rows: Sequence[_Totals], held: _Held) -> None:
         total = _Totals(*(sum(column) for column in zip(*rows, strict=True)))
         seconds = self._interval_ns / NS_PER_S
         self.samples.append(
@@ -113,8 +136,8 @@ class Sampler:
                 waiting=total.waiting,
                 npu_memory_bytes=total.used_bytes,
                 npu_memory_pct=round(100 * total.used_bytes / total.total_bytes, 3),
-                cpu_memory_bytes=None,
-                cxl_memory_bytes=None,
+                cpu_memory_bytes=held.cpu_bytes,
+                cxl_memory_bytes=held.cxl_bytes,
                 prefix_hit_pct=round(100 * total.hit / total.queried, 3) if total.queried else None,
                 power_w=None,
             )

@@ -2,12 +2,15 @@
 
 from llmservingsim.trace.builder import IterationBuilder
 from llmservingsim.trace.cuda_graphs import capture_sizes, padded_tokens, verification_sizes
+from llmservingsim.trace.fetches import FetchPlan, Site
 from llmservingsim.trace.speculative import DrafterBuilder, GraphBuilder, SpeculativeBuilder
 
 __all__ = [
     "DrafterBuilder",
+    "FetchPlan",
     "GraphBuilder",
     "IterationBuilder",
+    "Site",
     "SpeculativeBuilder",
     "capture_sizes",
     "padded_tokens",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +28,27 @@ from llmservingsim.trace.bounded import remember
 from llmservingsim.trace.cuda_graphs import padded_tokens
 from llmservingsim.trace.expert_costs import ExpertCosts, rank_classes
 from llmservingsim.trace.experts import ExpertRouting
+from llmservingsim.trace.fetches import Access, AccessSizes, FetchPlan, Floats, Issuer, Site, plan_accesses
 from llmservingsim.trace.segments import Collective, Segment, cut_stage, row_counts
 
 Values = NDArray[np.int64]
-_Line = tuple[str, Collective | None]
-"""A node's name, and what it is if it is no COMP node."""
+_MEMORY = (NodeType.MEM_LOAD, NodeType.MEM_STORE)
+
+
+class _Line(NamedTuple):
+    """A node of the chain of a rank.
+
+    Attributes:
+        name: Its name.
+        segment: Which segment it belongs to.
+        is_first: Whether the segment begins with it.
+        collective: What it is if it is no COMP node.
+    """
+
+    name: str
+    segment: int
+    is_first: bool = False
+    collective: Collective | None = None
 
 
 @dataclass(eq=False)
@@ -46,6 +63,7 @@ class IterationBuilder:
         capture_sizes: Token counts to which batches are padded; empty for eager execution.
         stage: Which pipeline stage.
         experts: Where tokens go; None for a dense model.
+        fetches: What lies off the devices; None if nothing does.
 
     Raises:
         InvariantError: If a mixture of experts has no `experts`, or another number of members than its layout.
@@ -59,6 +77,7 @@ class IterationBuilder:
     capture_sizes: Sequence[int]
     stage: int = 0
     experts: ExpertRouting | None = None
+    fetches: FetchPlan | None = None
 
     def __post_init__(self) -> None:
         if self.model.num_experts and (self.experts is None or len(self.member_ranks) != self.layout.dp):
@@ -70,8 +89,11 @@ class IterationBuilder:
         self.ranks = tuple(rank for ranks in self.member_ranks for rank in ranks)
         backend = self.experts.all2all_backend if self.experts else "allgather_reducescatter"
         self._segments = self._cut(backend)
+        self._accesses: list[Access] = []
+        if self.fetches is not None:
+            self._segments, self._accesses = plan_accesses(self._segments, self.fetches)
         self._classes = rank_classes(self.layout, self.member_ranks, self.experts if self._expert_rows() else None)
-        lines = [line for segment in self._segments for line in _fuse(segment)]
+        lines = [line for index, segment in enumerate(self._segments) for line in _fuse(segment, index)]
         self.template = self._graph([lines] * len(self._classes), self.member_ranks)
         self._costs = self._expert_costs()
         self._by_tokens: dict[int, Values] = {}
@@ -80,6 +102,7 @@ class IterationBuilder:
         self._sizes: dict[tuple[int, ...], Values] = {}
         self._index_operators()
         self._index_collectives()
+        self._index_accesses()
 
     def durations_ns(self, shapes: Sequence[BatchShape]) -> Values:
         """Return the duration of every node of `template`, shape ``[nodes]``.
@@ -100,8 +123,11 @@ class IterationBuilder:
         return found.ravel()
 
     def sizes_bytes(self, shapes: Sequence[BatchShape]) -> Values | None:
-        """Return the message size of every node of `template`, or None if there is no communication."""
-        if not len(self._collectives):
+        """Return the size of every node of `template` that moves something, or None if none does.
+
+        The experts that are fetched are those of the last call of `durations_ns`.
+        """
+        if not len(self._collectives) and self._fetched is None:
             return None
         tokens = tuple(shape.num_tokens for shape in self._padded(shapes))
         known = self._sizes.get(tokens)
@@ -109,8 +135,31 @@ class IterationBuilder:
             known = np.zeros(len(self.template), dtype=np.int64)
             rows = np.array(row_counts(tokens, self.layout.tp))[self._collective_member, self._collective_rows]
             known[self._collectives] = np.ceil(np.round(rows * self._bytes_per_row, 6))
+            if self._fetched is not None:
+                known[self._memory_nodes] = self._fetched.of_tokens(tokens)
             remember(self._sizes, tokens, known)
-        return known.copy()
+        found = known.copy()
+        if self._fetched is not None:
+            accesses = found[self._memory_nodes]
+            self._fetched.add_drawn(accesses, shapes, lambda: self._experts_fetched(tokens))
+            found[self._memory_nodes] = accesses
+        return found
+
+    def count_moved(self, sizes: Values) -> int:
+        """Note the sizes of an iteration that is submitted; return what its collectives send."""
+        if self._fetched is None:
+            return int(sizes.sum())
+        self._moved += sizes[self._memory_nodes]
+        return int(sizes[self._collectives].sum())
+
+    def moved_bytes(self) -> Iterator[tuple[Site, bool, int]]:
+        """Yield what all ranks loaded or stored where: site, whether it was stored, bytes."""
+        nodes = self.template.nodes()
+        for rank_class, numbers, moved in zip(self._classes, self._memory_nodes, self._moved, strict=True):
+            for number, num_bytes in zip(numbers.tolist(), moved.tolist(), strict=True):
+                node = nodes[number]
+                site = Site(node.location, node.device)
+                yield site, node.type is NodeType.MEM_STORE, num_bytes * len(rank_class.ranks)
 
     def export(self, shapes: Sequence[BatchShape]) -> Graph:
         """Return the iteration with one COMP node per operator that takes time, for writing to disk.
@@ -122,8 +171,8 @@ class IterationBuilder:
         lines: list[list[_Line]] = [[] for _ in self._classes]
         durations: list[int] = []
         for index, step_ns in enumerate(self._step_durations(padded)):
-            for segment in self._segments:
-                unfolded, taken = _unfold(segment, [next(step_ns) for _ in segment.steps])
+            for number, segment in enumerate(self._segments):
+                unfolded, taken = _unfold(segment, number, [next(step_ns) for _ in segment.steps])
                 lines[index] += unfolded
                 durations += taken
         size = len(self.ranks) // len(self.member_ranks)
@@ -132,6 +181,7 @@ class IterationBuilder:
         sizes = self.sizes_bytes(shapes)
         if sizes is not None:
             graph.size_bytes[graph.type == NodeType.COMM_COLL] = sizes[self._collectives]
+            graph.size_bytes[np.isin(graph.type, _MEMORY)] = sizes[self._memory_nodes].ravel()
         return graph
 
     def _cut(self, all2all_backend: str) -> list[Segment]:
@@ -197,6 +247,20 @@ class IterationBuilder:
         holders = np.repeat(node_of, [segment.count("moe") for segment in self._segments])
         self._expert_nodes: Values = holders.astype(np.int64)
 
+    def _experts_fetched(self, tokens: tuple[int, ...]) -> Floats:
+        assert self._costs is not None, "only the experts of a mixture are fetched"
+        return self._costs.last_fetched(tokens)
+
+    def _index_accesses(self) -> None:
+        """Note the loads and stores of the template, shape ``[classes, accesses]``, and what gives them a size."""
+        nodes = np.flatnonzero(np.isin(self.template.type, _MEMORY))
+        self._memory_nodes = nodes.reshape(len(self._classes), len(self._accesses))
+        self._moved = np.zeros_like(self._memory_nodes)
+        self._fetched: AccessSizes | None = None
+        if self.fetches is not None and self._accesses:
+            members = [c.member for c in self._classes]
+            self._fetched = AccessSizes(self._issued, members, self.fetches.placement)
+
     def _index_collectives(self) -> None:
         """Note member, rows and bytes per row of every collective of the template."""
         self._collectives = np.flatnonzero(self.template.type == NodeType.COMM_COLL)
@@ -233,14 +297,21 @@ class IterationBuilder:
         place = dict(zip(self.ranks, union, strict=True))
         nodes: list[Node] = []
         for index, rank_class in enumerate(self._classes):
-            first = len(nodes)
-            for name, collective in lines[index]:
-                before = (len(nodes) - 1,) if len(nodes) > first else ()
+            sites = self.fetches.sites[rank_class.member] if self.fetches is not None else {}
+            issuer = Issuer(self._accesses, sites, index)
+            reached = -1
+            for name, segment, is_first, collective in lines[index]:
+                waits = issuer.begin(segment, nodes, reached) if is_first else ()
+                before = waits if reached < 0 else (*waits, reached)
                 node = Node(name, NodeType.COMP, index, data_deps=before)
                 if collective is not None:
                     group = len(member_ranks) if collective.is_shared else rank_class.member
                     node = replace(node, type=NodeType.COMM_COLL, collective=collective.type, group=group)
+                else:
+                    issuer.computed(segment, len(nodes))
+                reached = len(nodes)
                 nodes.append(node)
+            self._issued = issuer.issued
         groups = [*member_ranks, union] if len(member_ranks) > 1 else member_ranks
         classes = [[place[rank] for rank in c.ranks] for c in self._classes]
         return Graph.from_nodes(nodes, rank_classes=classes, groups=groups)
@@ -250,16 +321,17 @@ def _with_tokens(shape: BatchShape, tokens: int) -> BatchShape:
     return shape if tokens == shape.num_tokens else shape._replace(num_tokens=tokens)
 
 
-def _fuse(segment: Segment) -> list[_Line]:
+def _fuse(segment: Segment, index: int) -> list[_Line]:
     """One COMP node for the whole segment, then its collectives."""
     name = segment.steps[-1].place
-    return [(name, None), *((f"{name}.{c.label}", c) for c in segment.collectives)]
+    behind = [_Line(f"{name}.{c.label}", index, collective=c) for c in segment.collectives]
+    return [_Line(name, index, is_first=True), *behind]
 
 
-def _unfold(segment: Segment, durations: Sequence[int]) -> tuple[list[_Line], list[int]]:
+def _unfold(segment: Segment, index: int, durations: Sequence[int]) -> tuple[list[_Line], list[int]]:
     """One COMP node per step that takes time, at least one, then the segment's collectives; and their durations."""
     timed = [(s, d) for s, d in zip(segment.steps, durations, strict=True) if d] or [(segment.steps[-1], durations[-1])]
     names = [f"{step.place}.{step.operator.name}" for step, _ in timed]
-    lines: list[_Line] = [(name, None) for name in names]
-    lines += [(f"{names[-1]}.{c.label}", c) for c in segment.collectives]
+    lines = [_Line(name, index, is_first=k == 0) for k, name in enumerate(names)]
+    lines += [_Line(f"{names[-1]}.{c.label}", index, collective=c) for c in segment.collectives]
     return lines, [duration for _, duration in timed]

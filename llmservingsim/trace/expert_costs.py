@@ -15,6 +15,7 @@ from llmservingsim.trace.experts import ExpertRouting
 from llmservingsim.trace.segments import Rows, row_counts
 
 Values = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
 class RankClass(NamedTuple):
@@ -47,6 +48,13 @@ def rank_classes(
     return [RankClass(member, tuple(ranks), part) for (member, part), ranks in found.items()]
 
 
+class _Drawn(NamedTuple):
+    """What an iteration takes and fetches, shapes ``[classes, layers]``."""
+
+    taken_ns: Values
+    fetched: Floats
+
+
 class ExpertCosts:
     """Prices the blocks of one pipeline stage that route tokens to experts.
 
@@ -74,8 +82,8 @@ class ExpertCosts:
         for index, rank_class in enumerate(classes):
             self._classes_of.setdefault(rank_class.member, []).append(index)
         self._parts = np.array([rank_class.part for rank_class in classes])
-        self._expected: dict[tuple[int, ...], Values] = {}
-        self._last: tuple[tuple[int, ...], Values] | None = None
+        self._expected: dict[tuple[int, ...], _Drawn] = {}
+        self._last: tuple[tuple[int, ...], _Drawn] | None = None
 
     def draw_ns(self, tokens: tuple[int, ...]) -> Values:
         """Return what ``moe`` takes in the next iteration, shape ``[classes, layers]``.
@@ -89,13 +97,23 @@ class ExpertCosts:
             if is_expectation:
                 remember(self._expected, tokens, known)
         self._last = (tokens, known)
-        return known
+        return known.taken_ns
 
     def last_ns(self, tokens: tuple[int, ...]) -> Values:
         """Return the iteration that was drawn last, if it was one of so many tokens; else draw."""
-        return self._last[1] if self._last is not None and self._last[0] == tokens else self.draw_ns(tokens)
+        return self._last_drawn(tokens).taken_ns
 
-    def _price(self, tokens: tuple[int, ...]) -> tuple[Values, bool]:
+    def last_fetched(self, tokens: tuple[int, ...]) -> Floats:
+        """Return the experts of the same iteration that get a token and are not on the device."""
+        return self._last_drawn(tokens).fetched
+
+    def _last_drawn(self, tokens: tuple[int, ...]) -> _Drawn:
+        if self._last is None or self._last[0] != tokens:
+            self.draw_ns(tokens)
+        assert self._last is not None
+        return self._last[1]
+
+    def _price(self, tokens: tuple[int, ...]) -> tuple[_Drawn, bool]:
         is_alone = len(tokens) == 1
         gathered = tokens[0] if is_alone else int(row_counts(tokens, self._tp)[0][Rows.ALL])
         load, is_expectation = self._routing.load(gathered)
@@ -105,4 +123,4 @@ class ExpertCosts:
             parts = self._parts[classes]
             work = ExpertWork(tokens[member], gathered, pairs[:, parts], activated[:, parts])
             found[classes] = self._source.moe_latency_ns(work).T
-        return found, is_expectation
+        return _Drawn(found, load.fetched_experts[self._rows][:, self._parts].T), is_expectation

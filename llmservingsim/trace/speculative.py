@@ -7,7 +7,7 @@ per sequence. They run on the model's ranks, one after another.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from llmservingsim.latency import LatencySource
 from llmservingsim.model import ParallelLayout
 from llmservingsim.shapes import BatchShape
 from llmservingsim.trace.builder import IterationBuilder, Values
+from llmservingsim.trace.fetches import Site
 from llmservingsim.trace.segments import Segment, cut_drafter
 
 
@@ -39,6 +40,14 @@ class GraphBuilder(Protocol):
 
     def sizes_bytes(self, shapes: Sequence[BatchShape]) -> Values | None:
         """Return the message size of every node of `template`, or None if there is no communication."""
+        ...
+
+    def count_moved(self, sizes: Values) -> int:
+        """Note the sizes of an iteration that is submitted; return what its collectives send."""
+        ...
+
+    def moved_bytes(self) -> Iterable[tuple[Site, bool, int]]:
+        """Tell what all ranks loaded or stored where: site, whether it was stored, bytes."""
         ...
 
     def export(self, shapes: Sequence[BatchShape]) -> Graph:
@@ -118,6 +127,14 @@ class SpeculativeBuilder:
         if self.drafter is not None:
             parts += [_sizes(self.drafter, (shape,)) for shape in self.drafter.passes(shapes[0])]
         return self._merge([*parts, np.zeros_like(self._search_durations)])
+
+    def count_moved(self, sizes: Values) -> int:
+        """Return what an iteration's collectives send."""
+        return int(sizes.sum())
+
+    def moved_bytes(self) -> Iterable[tuple[Site, bool, int]]:
+        """Nothing: all weights are on the devices."""
+        return ()
 
     def export(self, shapes: Sequence[BatchShape]) -> Graph:
         """Return the iteration with one COMP node per operator that takes time, for writing to disk."""

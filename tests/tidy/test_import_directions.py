@@ -55,8 +55,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kv_traffic": RUN - {"report"} | {"instance", "memories", "tier_plan"},
     "experts": {"config", "model", "trace"},
     "speculation": {"config", "model", "latency", "trace", "serving", "defaults", "experts"},
+    "placement": {"config", "model", "trace", "memories"},
     "astra_sim": {"backend", "trace"},
-    "parts": RUN - {"report"} | {"instance", "pipeline", "experts", "speculation", "defaults"},
+    "parts": RUN - {"report"} | {"instance", "pipeline", "experts", "speculation", "defaults", "memories", "placement"},
     "deadlines": {"config", "serving", "workload", "instance"},
     "resolve": RUN
     | {
@@ -74,10 +75,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         "tier_plan",
         "kv_traffic",
     },
+    "memory_traffic": {"backend", "memories", "resolve"},
     "admission": RUN | {"instance", "resolve", "deadlines"},
     "loop": RUN | {"owner", "resolve", "admission"},
     "export": RUN | {"instance", "resolve"},
-    "api": RUN | {"instance", "parts", "resolve", "loop", "export", "astra_sim"},
+    "api": RUN | {"instance", "parts", "resolve", "loop", "export", "astra_sim", "placement", "memory_traffic"},
     "": {"api", "report"},  # the package's face, `llmservingsim/__init__.py`
     # what uses runs
     "sweep": RUN | {"api", "resolve", ""},

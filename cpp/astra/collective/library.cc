@@ -81,7 +81,7 @@ CollectiveLibrary::List CollectiveLibrary::make_list(const char* field, const st
            std::to_string(grid_.dimensions()) + ", not " + std::to_string(all.size()));
   }
   List list;
-  list.is_for_groups = names.size() == 1 && !config_.is_fork();
+  list.is_for_groups = names.size() == 1 && !(config_.parity && config_.is_fork());
   for (std::uint32_t d = 0; d < all.size() && !list.is_one; ++d) {
     Dimension dimension{d, all[d], nullptr};
     if (const auto author = config_.authors.find(all[d]); author != config_.authors.end()) {

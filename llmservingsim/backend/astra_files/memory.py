@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from llmservingsim.backend.astra_files.memory_devices import devices_section, read_devices
 from llmservingsim.backend.astra_files.text import read_json, write_json
-from llmservingsim.backend.config import Dialect, MemoryLevelModel, MemoryModel, MemoryType
+from llmservingsim.backend.config import MEMORY_DEVICES, Dialect, MemoryLevelModel, MemoryModel, MemoryType
 from llmservingsim.backend.fields import Fields
 from llmservingsim.errors import TraceError, one_of
 
@@ -18,7 +19,8 @@ _LOCATIONS = {
     "CXL_MEMORY": "cxl",
     "STORAGE_MEMORY": "storage",
 }
-_SECTIONS = {"local_mem": "local", "remote_mem": "remote", "cxl_mem": "cxl"}
+_SECTIONS = {"local_mem": "local", "remote_mem": "remote", "cxl_mem": "cxl", "storage_mem": "storage"}
+"""The last one is ours, for `MEMORY_DEVICES`."""
 
 
 def read_memory(path: Path, dialect: Dialect = "astra-sim") -> MemoryModel:
@@ -26,6 +28,7 @@ def read_memory(path: Path, dialect: Dialect = "astra-sim") -> MemoryModel:
 
     ASTRA-sim's file describes the remote memory. LLMServingSim 2.0's describes one level, with its
     ``memory-location``, or the levels ``local_mem``, ``remote_mem`` and ``cxl_mem``; there devices queue, not nodes.
+    A section of that file may also be of the type ``MEMORY_DEVICES``, which is ours.
 
     Raises:
         TraceError: Naming the file and the key, if one is missing or wrong.
@@ -52,6 +55,8 @@ def _read_remote(fields: Fields) -> MemoryLevelModel:
 
 
 def _read_level(fields: Fields) -> MemoryLevelModel:
+    if fields.word("memory-type", None) == MEMORY_DEVICES:
+        return read_devices(fields)
     kind = _kind(fields)
     if kind == _ABSENT:
         return MemoryLevelModel()
@@ -117,7 +122,7 @@ def _remote(path: Path, memory: MemoryModel, npus: int) -> dict[str, Any]:
 
 
 def _levels(path: Path, memory: MemoryModel) -> dict[str, Any]:
-    if memory.storage.type != _ABSENT:
+    if memory.storage.type not in (_ABSENT, MEMORY_DEVICES):
         raise TraceError(f"{path}: LLMServingSim 2.0's file has no key for storage beside other levels")
     return {
         key: _section(path, key, level)
@@ -127,6 +132,8 @@ def _levels(path: Path, memory: MemoryModel) -> dict[str, Any]:
 
 
 def _section(path: Path, key: str, level: MemoryLevelModel) -> dict[str, Any]:
+    if level.type == MEMORY_DEVICES:
+        return devices_section(path, level)
     _check_type(path, level)
     if not level.queues_per_device:
         raise TraceError(f"{path}: {key}: LLMServingSim 2.0's memories queue per device; expected queues_per_device")

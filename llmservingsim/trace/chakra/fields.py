@@ -214,7 +214,7 @@ class NodeInterpreter:
     def _memory(self, attributes: Attributes, kind: NodeType) -> dict[str, int]:
         fields = {
             "size_bytes": attributes.integer(schema.TENSOR_SIZE),
-            "device": attributes.integer(schema.TENSOR_DEVICE, 0, high=INT32_MAX),
+            "device": attributes.integer(schema.TENSOR_DEVICE, 0, low=-1, high=INT32_MAX),
         }
         if self.reading.is_fork:
             fields["location"] = attributes.integer(schema.TENSOR_LOC, low=1, high=_LOCATION_MAX)

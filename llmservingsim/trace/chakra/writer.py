@@ -193,7 +193,10 @@ class _Recorder:
         record.attr.add(name=schema.TENSOR_SIZE, uint64_val=node.size_bytes)
         record.attr.add(name=schema.TENSOR_LOC, uint32_val=node.location)
         if node.device or self.is_fork:
-            record.attr.add(name=schema.TENSOR_DEVICE, uint32_val=node.device)
+            if node.device < 0:
+                record.attr.add(name=schema.TENSOR_DEVICE, int32_val=node.device)
+            else:
+                record.attr.add(name=schema.TENSOR_DEVICE, uint32_val=node.device)
         if node.type == NodeType.PIM_COMP:
             record.attr.add(name=schema.TENSOR_CHANNEL, uint32_val=node.channel)
 

@@ -48,3 +48,22 @@ def _place_layer(shares: Floats, redundant: int, parts: int) -> Floats:
         load[part] += each[expert]
         free[part] -= 1
     return held
+
+
+def cache_experts(held: Floats, shares: Floats, cached: int) -> Floats:
+    """Return the copies of the most popular experts of every part and layer, ``cached`` of each; shape as `held`.
+
+    Args:
+        held: Copies that each part holds, shape ``[layers or 1, parts, experts]``.
+        shares: Popularity of the experts, shape ``[layers, experts]``; of equals the first.
+        cached: At most as many as a part holds.
+    """
+    layers, parts, experts = len(shares), held.shape[1], held.shape[2]
+    every = np.broadcast_to(held, (layers, parts, experts))
+    each = shares / held.sum(axis=1)
+    order = np.argsort(-np.where(every > 0, each[:, None, :], -1.0), axis=2, kind="stable")
+    by_rank = np.take_along_axis(every, order, axis=2)
+    before = np.cumsum(by_rank, axis=2) - by_rank
+    found = np.zeros((layers, parts, experts))
+    np.put_along_axis(found, order, np.clip(cached - before, 0, by_rank), axis=2)
+    return found

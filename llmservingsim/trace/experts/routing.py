@@ -9,6 +9,7 @@ import numpy as np
 from llmservingsim.config.quantities import All2AllBackend
 from llmservingsim.errors import PluginError
 from llmservingsim.trace.bounded import remember
+from llmservingsim.trace.experts.placement import cache_experts
 from llmservingsim.trace.experts.policies import BalancedRouter
 from llmservingsim.trace.experts.router import ExpertGeometry, ExpertRouter, Floats
 
@@ -19,10 +20,12 @@ class ExpertLoad(NamedTuple):
     Attributes:
         pairs: (token, expert) pairs.
         activated_experts: Distinct experts that get a token.
+        fetched_experts: Those of them that are not on the device.
     """
 
     pairs: Floats
     activated_experts: Floats
+    fetched_experts: Floats
 
 
 class ExpertRouting:
@@ -46,6 +49,7 @@ class ExpertRouting:
         self.all2all_backend = all2all_backend
         self._router = router
         self._held = held
+        self._elsewhere = held
         self._copies = held.sum(axis=1)
         self._expected: dict[int, ExpertLoad] = {}
 
@@ -53,6 +57,20 @@ class ExpertRouting:
     def is_even(self) -> bool:
         """Whether all parts get the same load in every iteration."""
         return isinstance(self._router, BalancedRouter) and bool((self._copies == 1).all())
+
+    def keep_popular(self, count: int) -> None:
+        """Say that ``count`` experts of every part and layer, the most popular ones, need not be fetched.
+
+        Raises:
+            PluginError: If the router does not know how popular experts are.
+        """
+        if not hasattr(self._router, "shares"):
+            raise PluginError(
+                f"expert router {type(self._router).__name__}: placement.cached_experts needs its method 'shares', "
+                "which tells how popular experts are"
+            )
+        shares = np.asarray(self._router.shares(), dtype=np.float64)
+        self._elsewhere = self._held - cache_experts(self._held, shares, count)
 
     def load(self, tokens: int) -> tuple[ExpertLoad, bool]:
         """Split an iteration of ``tokens`` tokens; also say whether it would always be split like that.
@@ -67,13 +85,16 @@ class ExpertRouting:
         pairs = np.asarray(split.pairs, dtype=np.float64)
         self._check(pairs, tokens)
         activated = split.activated(tokens, self._copies)
-        load = ExpertLoad(self._per_part(pairs / self._copies), self._per_part(activated))
+        per_part = self._per_part(self._held, activated)
+        fetched = per_part if self._elsewhere is self._held else self._per_part(self._elsewhere, activated)
+        load = ExpertLoad(self._per_part(self._held, pairs / self._copies), per_part, fetched)
         if split.is_expectation:
             remember(self._expected, tokens, load)
         return load, split.is_expectation
 
-    def _per_part(self, per_copy: Floats) -> Floats:
-        return np.asarray((self._held @ per_copy[:, :, None])[:, :, 0])
+    @staticmethod
+    def _per_part(copies: Floats, per_copy: Floats) -> Floats:
+        return np.asarray((copies @ per_copy[:, :, None])[:, :, 0])
 
     def _check(self, pairs: Floats, tokens: int) -> None:
         name = type(self._router).__name__

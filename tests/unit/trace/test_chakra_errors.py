@@ -134,7 +134,7 @@ def test_involved_dim_that_is_no_list(tmp_path):
         (node(9), "unknown type 9; expected one of .*8 COMM_COLL.*dialect='mlcommons'"),
         (node(2, ints={"tensor_size": 1}), "lacks the attribute 'tensor_loc'"),
         (node(2, ints={"tensor_size": 1, "tensor_loc": 0}), "'tensor_loc' is 0; expected 1 to 4"),
-        (node(2, ints={"tensor_size": 1, "tensor_loc": 1, "tensor_device": -1}), "'tensor_device' is -1; expected 0"),
+        (node(2, ints={"tensor_size": 1, "tensor_loc": 1, "tensor_device": -2}), "'tensor_device' is -2; expected -1"),
     ],
 )
 def test_a_node_of_the_other_dialect_that_is_wrong(tmp_path, message, text):

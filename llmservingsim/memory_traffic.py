@@ -1,0 +1,61 @@
+"""What a run moved between its devices and other memories."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from llmservingsim.backend import NativeBackend
+from llmservingsim.memories import TIERS, Place
+from llmservingsim.resolve import System
+from llmservingsim.units import NS_PER_MS
+
+
+class Moved(NamedTuple):
+    """Bytes that crossed between devices and a place.
+
+    Attributes:
+        place: Which.
+        is_store: Whether they were stored there, else loaded from there.
+        num_bytes: How many.
+    """
+
+    place: Place
+    is_store: bool
+    num_bytes: int
+
+
+def memory_traffic(system: System) -> dict[str, Any]:
+    """Return what each memory that was accessed did, and what moved at each of its places; empty if none was."""
+    if not isinstance(system.backend, NativeBackend):
+        return {}
+    found: dict[str, Any] = {}
+    use = system.backend.memory_use()
+    places = _by_place(_moved(system))
+    for tier, location in TIERS.items():
+        done = use.get(location.name.lower())
+        if done is not None and done.accesses:
+            found[tier] = {
+                "loaded_bytes": done.bytes_loaded,
+                "stored_bytes": done.bytes_stored,
+                "accesses": done.accesses,
+                "busy_ms": done.busy_ns / NS_PER_MS,
+                "longest_queue": done.longest_queue,
+                "places": {str(place): moved for place, moved in places.items() if place.tier == tier},
+            }
+    return found
+
+
+def _moved(system: System) -> Iterable[Moved]:
+    """Whoever submits accesses tells here what they moved."""
+    for builder in system.builders:
+        for site, is_store, num_bytes in builder.moved_bytes():
+            yield Moved(Place.at(*site), is_store, num_bytes)
+
+
+def _by_place(moved: Iterable[Moved]) -> dict[Place, dict[str, int]]:
+    found: dict[Place, dict[str, int]] = {}
+    for one in moved:
+        place = found.setdefault(one.place, {"loaded_bytes": 0, "stored_bytes": 0})
+        place["stored_bytes" if one.is_store else "loaded_bytes"] += one.num_bytes
+    return dict(sorted(found.items()))

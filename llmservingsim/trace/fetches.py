@@ -1,0 +1,294 @@
+"""Weights, experts and caches that lie off the device: what an iteration loads and stores, and when.
+
+Each unit (a block, or what stands before or behind the blocks) of which something lies elsewhere has a load per memory,
+for which the first operator that needs it waits. Loads of a rank run one after another, in the order in which they are
+needed, as copies on one stream do. With a depth of d, the device has d + 1 buffers: the load of the k-th such unit also
+waits until unit k - 1 - d has been computed. Rows of the embedding need no buffer, since they are the hidden states.
+
+On demand means that a load begins when the iteration has come to the operator that needs it: experts that the router
+has chosen, and keys and values, which attention reads from where they lie. New keys and values are stored from that
+moment on; nothing but the end of the iteration waits for them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmservingsim.graph import MemoryLocation, Node, NodeType
+from llmservingsim.model import NPU, PieceKind, Placement
+from llmservingsim.shapes import BatchShape
+from llmservingsim.trace.segments import Segment, Step
+
+Values = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+class Site(NamedTuple):
+    """Where a memory of a name is.
+
+    Attributes:
+        location: Of a node.
+        device: There, -1 for a stripe over all.
+    """
+
+    location: MemoryLocation
+    device: int
+
+
+@dataclass(frozen=True)
+class FetchPlan:
+    """What lies off the devices of the members of a graph.
+
+    Attributes:
+        placement: What lies where, by names.
+        sites: Of every member, what its names mean.
+        kv_token_bytes: Of keys and values of a token in one block, on one rank.
+    """
+
+    placement: Placement
+    sites: Sequence[Mapping[str, Site]]
+    kv_token_bytes: int = 0
+
+
+class Amount(Enum):
+    """What the size of an access is counted in."""
+
+    FIXED = auto()
+    ROWS = auto()
+    """A tensor-parallel rank's share of the tokens, padding included."""
+    EXPERTS = auto()
+    """Distinct experts that get a token and are not on the device."""
+    CONTEXT = auto()
+    """Tokens whose keys and values are there before the iteration, as far as attention sees them."""
+    NEW_TOKENS = auto()
+    """Tokens of the batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """A load or store that every rank of a stage issues.
+
+    Attributes:
+        name: Of the node.
+        where: Name of the memory.
+        amount: What `num_bytes` is multiplied by.
+        num_bytes: On one rank.
+        needed_by: Step, later segment, that waits for a load, or from whose begin on a store may run.
+        after: Step, later segment, whose end frees the buffer; -1: none.
+        is_on_demand: It waits until the iteration has come to `needed_by`.
+        expert_layer: Which of the stage's mixture-of-experts blocks.
+    """
+
+    name: str
+    where: str
+    amount: Amount
+    num_bytes: int
+    needed_by: int
+    after: int = -1
+    is_on_demand: bool = False
+    expert_layer: int = -1
+
+    @property
+    def is_store(self) -> bool:
+        """Whether it stores."""
+        return self.amount is Amount.NEW_TOKENS
+
+
+def plan_accesses(segments: Sequence[Segment], plan: FetchPlan) -> tuple[list[Segment], list[Access]]:
+    """Find out what a stage loads and stores, and cut its segments where something waits or is released."""
+    steps = [step for segment in segments for step in segment.steps]
+    prefetched, cuts = _prefetched(steps, plan.placement)
+    found = [*prefetched, *_rows(steps, plan.placement), *_on_demand(steps, plan)]
+    cuts |= {access.needed_by for access in found}
+    finer = [piece for start, segment in _with_starts(segments) for piece in _split(segment, start, cuts)]
+    segment_of = [index for index, segment in enumerate(finer) for _ in segment.steps]
+    found.sort(key=lambda access: access.needed_by)
+    return finer, [
+        replace(a, needed_by=segment_of[a.needed_by], after=segment_of[a.after] if a.after >= 0 else -1) for a in found
+    ]
+
+
+def _prefetched(steps: Sequence[Step], placement: Placement) -> tuple[list[Access], set[int]]:
+    """Loads into buffers; and the steps behind those that release one."""
+    units: dict[str, list[Access]] = {}
+    last: dict[str, int] = {}
+    for index, step in enumerate(steps):
+        for piece in placement.pieces(step.place, step.operator.name):
+            if not placement.is_prefetched(piece):
+                continue
+            last[step.place] = index
+            unit = units.setdefault(step.place, [])
+            same = next((k for k, a in enumerate(unit) if a.where == piece.where), None)
+            if same is None:
+                unit.append(
+                    Access(f"{step.place}.weights", piece.where, Amount.FIXED, piece.num_bytes, needed_by=index)
+                )
+            else:
+                unit[same] = replace(unit[same], num_bytes=unit[same].num_bytes + piece.num_bytes)
+    ends = list(last.values())
+    found = []
+    for k, unit in enumerate(units.values()):
+        freed_by = k - 1 - placement.prefetch_depth
+        found += [replace(access, after=ends[freed_by] if freed_by >= 0 else -1) for access in unit]
+    return found, {end + 1 for end in ends}
+
+
+def _rows(steps: Sequence[Step], placement: Placement) -> Iterable[Access]:
+    for index, step in enumerate(steps):
+        for piece in placement.pieces(step.place, step.operator.name):
+            if piece.kind is PieceKind.ROWS:
+                yield Access(f"{step.place}.rows", piece.where, Amount.ROWS, piece.unit_bytes, index)
+
+
+def _on_demand(steps: Sequence[Step], plan: FetchPlan) -> Iterable[Access]:
+    placement = plan.placement
+    for index, step in enumerate(steps):
+        for piece in placement.pieces(step.place, step.operator.name):
+            if placement.is_on_demand(piece):
+                name = f"{step.place}.experts"
+                yield Access(
+                    name,
+                    piece.where,
+                    Amount.EXPERTS,
+                    piece.unit_bytes,
+                    index,
+                    is_on_demand=True,
+                    expert_layer=step.expert_layer,
+                )
+        where = placement.kv.get(_block(step), NPU) if step.operator.name == "attention" else NPU
+        if where != NPU:
+            for what, amount in (("load", Amount.CONTEXT), ("store", Amount.NEW_TOKENS)):
+                yield Access(f"{step.place}.kv_{what}", where, amount, plan.kv_token_bytes, index, is_on_demand=True)
+
+
+def _block(step: Step) -> int:
+    return int(step.place.removeprefix("block"))
+
+
+def _with_starts(segments: Iterable[Segment]) -> Iterable[tuple[int, Segment]]:
+    start = 0
+    for segment in segments:
+        yield start, segment
+        start += len(segment.steps)
+
+
+def _split(segment: Segment, start: int, cuts: set[int]) -> Iterable[Segment]:
+    """Cut a segment, which begins with step ``start``, before some steps; its collectives follow the last part."""
+    end = start + len(segment.steps)
+    bounds = [start, *(cut for cut in range(start + 1, end) if cut in cuts), end]
+    for low, high in pairwise(bounds):
+        yield Segment(segment.steps[low - start : high - start], segment.collectives if high == end else ())
+
+
+class Issuer:
+    """Puts the accesses of one rank class among its nodes.
+
+    Args:
+        accesses: In the order in which they are needed.
+        sites: What names mean there.
+        rank_class: Which.
+
+    Attributes:
+        issued: What has a node, in the order of the nodes.
+    """
+
+    def __init__(self, accesses: Sequence[Access], sites: Mapping[str, Site], rank_class: int) -> None:
+        self.issued: list[Access] = []
+        self._queues = [deque(a for a in accesses if a.is_store is is_store) for is_store in (False, True)]
+        self._last = [-1, -1]
+        self._sites = sites
+        self._rank_class = rank_class
+        self._computed: dict[int, int] = {}
+        self._waits: dict[int, list[int]] = {}
+
+    def begin(self, segment: int, nodes: list[Node], reached: int) -> tuple[int, ...]:
+        """Append what may be issued before a segment; return the loads that the segment waits for.
+
+        Args:
+            segment: Which.
+            nodes: Of all classes so far.
+            reached: The node before the segment, -1 if there is none.
+        """
+        for queue in self._queues:
+            while queue and self._is_due(queue[0], segment):
+                self._append(queue.popleft(), nodes, reached)
+        return tuple(self._waits.get(segment, ()))
+
+    def computed(self, segment: int, node: int) -> None:
+        """Note a node that computes something of a segment; the last one counts."""
+        self._computed[segment] = node
+
+    def _is_due(self, access: Access, segment: int) -> bool:
+        return access.needed_by <= segment if access.is_on_demand else access.after < segment
+
+    def _append(self, access: Access, nodes: list[Node], reached: int) -> None:
+        site, kind = self._sites[access.where], NodeType.MEM_STORE if access.is_store else NodeType.MEM_LOAD
+        waited = {self._last[access.is_store], reached if access.is_on_demand else self._computed.get(access.after, -1)}
+        self._last[access.is_store] = len(nodes)
+        if not access.is_store:
+            self._waits.setdefault(access.needed_by, []).append(len(nodes))
+        nodes.append(
+            Node(
+                f"{access.name}.{access.where}",
+                kind,
+                self._rank_class,
+                size_bytes=access.num_bytes,
+                location=site.location,
+                device=site.device,
+                data_deps=tuple(sorted(waited - {-1})),
+            )
+        )
+        self.issued.append(access)
+
+
+class AccessSizes:
+    """The sizes of a template's loads and stores.
+
+    Args:
+        issued: Of one class, in the order of its nodes; all classes are alike.
+        members: Of every class, the member that it belongs to.
+        placement: Whose.
+    """
+
+    def __init__(self, issued: Sequence[Access], members: Sequence[int], placement: Placement) -> None:
+        self._members = np.array(members)
+        self._tp = placement.layout.tp
+        self._window = placement.model.sliding_window
+        units = np.array([access.num_bytes for access in issued], dtype=np.int64)
+        self._units = {amount: units * [a.amount is amount for a in issued] for amount in Amount}
+        self._experts = np.flatnonzero([a.amount is Amount.EXPERTS for a in issued])
+        self._expert_layers = np.array([a.expert_layer for a in issued], dtype=np.int64)[self._experts]
+        self._expert_bytes = units[self._experts]
+        self._has_kv = any(a.amount is Amount.CONTEXT for a in issued)
+
+    def of_tokens(self, tokens: Sequence[int]) -> Values:
+        """Return what depends on the members' padded tokens alone, shape ``[classes, accesses]``."""
+        rows = np.array([-(-t // self._tp) for t in tokens], dtype=np.int64)[self._members]
+        sizes: Values = self._units[Amount.FIXED] + rows[:, None] * self._units[Amount.ROWS]
+        return sizes
+
+    def add_drawn(self, sizes: Values, shapes: Sequence[BatchShape], experts: Callable[[], Floats]) -> None:
+        """Add what depends on more; ``experts`` tells how many are fetched, shape ``[classes, layers]``."""
+        if len(self._experts):
+            sizes[:, self._experts] += np.rint(experts()[:, self._expert_layers] * self._expert_bytes).astype(np.int64)
+        if self._has_kv:
+            context = np.array([_context_tokens(shape, self._window) for shape in shapes])[self._members]
+            new = np.array([shape.num_tokens for shape in shapes])[self._members]
+            sizes += context[:, None] * self._units[Amount.CONTEXT] + new[:, None] * self._units[Amount.NEW_TOKENS]
+
+
+def _context_tokens(shape: BatchShape, window: int | None) -> int:
+    """Return how many cached tokens attention reads, those of the batch itself apart."""
+    decoded = shape.decode_kv_tokens - shape.num_decodes
+    if window is None:
+        return decoded + sum(chunk.context_len for chunk in shape.prefills)
+    seen = window - 1
+    return min(decoded, shape.num_decodes * seen) + sum(min(chunk.context_len, seen) for chunk in shape.prefills)

@@ -8,7 +8,6 @@ until it has.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -99,7 +98,7 @@ class KvTransfers:
         self._routes = {pair: self._register(pair_shares) for pair, pair_shares in shares.items()}
         self._going_on: dict[int, tuple[Instance, Request]] = {}
         self._sources: dict[Request, _Source] = {}
-        self._held: deque[_Held] = deque()
+        self._held: dict[int, _Held] = {}  # by the request's id, in the order of hand-over
         self._under_way: dict[Ticket, tuple[Instance, Load, int]] = {}
 
     @property
@@ -119,7 +118,7 @@ class KvTransfers:
         """
         able = [d for d in self._serving(spec) if d.phase == "active" and d.engine.reject_reason(spec) is None]
         if not able:
-            self._held.append(_Held(instance, spec, request, now_ns))
+            self._held[spec.request_id] = _Held(instance, spec, request, now_ns)
             return
         position = 0
         if len(able) > 1:
@@ -132,12 +131,13 @@ class KvTransfers:
 
     def place_held(self) -> None:
         """Queue the requests that are held wherever an instance has become active, in their order."""
-        for _ in range(len(self._held)):
-            self.hand_over(*self._held.popleft())
+        held, self._held = self._held, {}
+        for one in held.values():
+            self.hand_over(*one)
 
     def num_held(self, model: str) -> int:
         """How many requests of a model wait for an active decode instance."""
-        return sum(held.spec.model in (None, model) for held in self._held)
+        return sum(held.spec.model in (None, model) for held in self._held.values())
 
     def finished(self, request: FinishedRequest) -> None:
         """Let the decode router hear of a request that ended, if it learns."""
@@ -202,7 +202,7 @@ class KvTransfers:
     def describe_waiting(self) -> list[str]:
         """Say whose KV is held; for the message of a deadlock."""
         lines = [f"instance {s.instance.index} holds the KV of {r!r}" for r, s in self._sources.items()]
-        return lines + [f"{held.request!r} waits for a decode instance to start" for held in self._held]
+        return lines + [f"{held.request!r} waits for a decode instance to start" for held in self._held.values()]
 
     def _serving(self, spec: RequestSpec) -> list[Instance]:
         return [d for d in self._decoders if spec.model is None or d.model == spec.model]

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from llmservingsim import Run
-from llmservingsim.owner import Wakeful
+from llmservingsim.owner import Wakeful, are_needed
 from llmservingsim.workload import RequestSpec
 
 
@@ -58,3 +58,18 @@ def test_an_idle_instance_is_asked_once() -> None:
     run.execute()
     assert asked[1:] == [1, 1]
     assert asked[0] >= 20
+
+
+class Dispensable(Sleeper):
+    """Its tickets are for somebody, or they are not."""
+
+    def __init__(self, *, is_needed: bool) -> None:
+        super().__init__()
+        self.is_needed = is_needed
+
+
+def test_a_run_waits_for_owners_that_do_not_say_that_nobody_needs_them() -> None:
+    assert not are_needed([])
+    assert not are_needed([Dispensable(is_needed=False)])
+    assert are_needed([Dispensable(is_needed=False), Dispensable(is_needed=True)])
+    assert are_needed([Dispensable(is_needed=False), Sleeper()])

@@ -93,10 +93,7 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
     footprints = _footprints(spec, places, parts, groups)
     plan = plan_network(spec.network, footprints, [p.accelerator for p in parts], libraries.base)
     system = _with_copies(plan.system) if any(sites) else plan.system
-    try:
-        backend = make_backend(plan.network, system, memories.model)
-    except ValueError as error:  # the backend's own limits
-        raise ConfigError(str(error)) from error
+    backend = _backend(make_backend, plan.network, system, memories)
     instances: list[Instance] = []
     owners: list[Owner] = []
     built: dict[int, Sequence[GraphBuilder]] = {}  # by the first member
@@ -145,6 +142,13 @@ def _plan_memories(
             sites.append(part.claim_places(memories, place.node, position))
     tiers = plan_tiers([_tier_inputs(place, part) for place, part in zip(places, parts, strict=True)], memories)
     return memories, sites, tiers
+
+
+def _backend(make: BackendFactory, network: NetworkModel, system: SystemModel, memories: Memories) -> Backend:
+    try:
+        return make(network, system, memories.model)
+    except ValueError as error:  # the backend's own limits
+        raise ConfigError(str(error)) from error
 
 
 def _with_copies(system: SystemModel) -> SystemModel:

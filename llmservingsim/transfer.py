@@ -151,9 +151,8 @@ class KvTransfers:
         Unless its KV is crossing, the prefill side forgets it at once, as with vLLM's NIXL connector, whose decode side
         says so. If it is, both sides keep their blocks until it has crossed.
         """
-        held = next((held for held in self._held if held.spec.request_id == request_id), None)
+        held = self._held.pop(request_id, None)
         if held is not None:
-            self._held.remove(held)
             held.instance.engine.release(held.request)
             held.instance.wake()
             return Aborted(held.instance, held.request, held.request.num_tokens - held.request.num_prompt_tokens)

@@ -1,5 +1,6 @@
 """Whatever a policy asks for: nobody is lost, who does not run computes nothing, and every run ends."""
 
+from collections.abc import Sequence
 from itertools import cycle
 from typing import Any
 
@@ -7,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmservingsim import Run
-from llmservingsim.instance import Instance
+from llmservingsim.instance import Execution, Instance
 from llmservingsim.serving.scaling import ScalingView
 from llmservingsim.shapes import BatchShape
 from llmservingsim.workload import RequestSpec, Session
@@ -45,17 +46,18 @@ class Whims:
 class Watch:
     """Sees that only instances that run get batches."""
 
-    def __init__(self) -> None:
+    def __init__(self, instances: Sequence[Instance]) -> None:
         self.batches = 0
+        self._instances = instances
 
-    def submitted(self, instance: Instance, batch: object, now_ns: int) -> None:
-        del batch, now_ns
+    def submitted(self, execution: Execution, now_ns: int) -> None:
         self.batches += 1
-        assert instance.phase in ("active", "draining"), instance.phase
+        self.ended(execution, now_ns)
 
-    def ended(self, instance: Instance, batch: object, now_ns: int) -> None:
-        del batch, now_ns
-        assert instance.phase in ("active", "draining"), instance.phase
+    def ended(self, execution: Execution, now_ns: int) -> None:
+        del now_ns
+        for index in execution.instances:
+            assert self._instances[index].phase in ("active", "draining"), self._instances[index].phase
 
 
 policies = st.one_of(
@@ -85,7 +87,7 @@ requests = st.lists(st.tuples(st.integers(1, 90), st.integers(1, 30), st.integer
 def serve(data: dict[str, Any], workload: list[Any], count: int) -> Run:
     """Run it and see that everybody is served once, in order of time, and every block comes back."""
     run = Run(data, workload)
-    watch = Watch()
+    watch = Watch(run.system.instances)
     for one in run.system.instances:
         one.listener = watch
     run.execute()

@@ -136,11 +136,11 @@ def test_without_drafts_nothing_is_there() -> None:
     made = parts(eagle(0))
     assert made.speculation is None
     assert type(made.engine(0, 100)).__name__ == "Engine"
-    assert not any(isinstance(b, SpeculativeBuilder) for b in made.builders([range(1)], Libraries(), 0))
+    assert not any(isinstance(b, SpeculativeBuilder) for b in made.builders([range(1)], [{}], Libraries(), 0))
 
 
 def test_batches_are_padded_to_whole_verifications() -> None:
-    (builder,) = parts(eagle(4), max_num_seqs=4).builders([range(1)], Libraries(), 0)
+    (builder,) = parts(eagle(4), max_num_seqs=4).builders([range(1)], [{}], Libraries(), 0)
     assert isinstance(builder, SpeculativeBuilder)
     assert builder.drafter is not None
     assert builder.drafter.capture_sizes == (5, 10, 20, 25, 35, 40)

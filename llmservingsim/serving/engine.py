@@ -255,11 +255,7 @@ class Engine:
         for request, _, generation, samples in batch.scheduled:
             if not samples or request.request_id not in final_tokens:
                 continue
-            num_sampled += 1
-            request.num_tokens += 1
-            if generation == request.num_preemptions:
-                request.num_output_placeholders -= 1
-                self.kv.cache_full_blocks(request, request.num_computed_tokens - request.num_output_placeholders)
+            num_sampled += self._append(request, generation)
             if request.first_token_ns < 0:
                 request.first_token_ns = now_ns
             else:
@@ -267,10 +263,24 @@ class Engine:
                 gaps[gap] = gaps.get(gap, 0) + 1
             request.last_token_ns = now_ns
             if request.num_tokens >= final_tokens[request.request_id]:
-                self._end(request, finished, handed)
+                del final_tokens[request.request_id]
+                if request.hand_off:
+                    self._hand_off(request)
+                    handed.append(request)
+                else:
+                    self.scheduler.finish(request)
+                    finished.append(request)
         if self.kv.tiers is not None:
             self.kv.tiers.batch_ended(batch.index, self.iterations - 1)
         return Outcome(batch, finished, handed, num_sampled, gaps)
+
+    def _append(self, request: Request, generation: int) -> int:
+        """Give a request what the batch that ends has sampled for it; return how many tokens that are."""
+        request.num_tokens += 1
+        if generation == request.num_preemptions:
+            request.num_output_placeholders -= 1
+            self.kv.cache_full_blocks(request, request.num_computed_tokens - request.num_output_placeholders)
+        return 1
 
     def _hear_aborts(self) -> None:
         aborted, self._aborted = self._aborted, []
@@ -286,16 +296,6 @@ class Engine:
             return
         self.cohort.leave(request)
         self.scheduler.finish(request)
-
-    def _end(self, request: Request, finished: list[Request], handed: list[Request]) -> None:
-        """A request has its last token, or the last that it gets here."""
-        del self._final_tokens[request.request_id]
-        if request.hand_off:
-            self._hand_off(request)
-            handed.append(request)
-        else:
-            self.scheduler.finish(request)
-            finished.append(request)
 
     def _hand_off(self, request: Request) -> None:
         """End a request here without giving up its blocks."""

@@ -89,7 +89,7 @@ class SpeculativeEngine(Engine):
         self.speculation = speculation
         drafts = speculation.num_speculative_tokens
         self._tokens_ahead = config.scheduler.num_lookahead_tokens + drafts * self.depth
-        self._verdicts: deque[list[_Verdict]] = deque()
+        self._verdicts: deque[dict[int, _Verdict]] = deque()  # per batch in flight, by request id
         self._to_refuse: dict[int, int] = {}  # drafts in flight that will be refused, by request id
 
     def reject_reason(self, spec: RequestSpec, *, hand_off: bool = False) -> RejectReason | None:
@@ -101,32 +101,11 @@ class SpeculativeEngine(Engine):
 
     def complete(self, now_ns: int) -> Outcome:
         """Apply the oldest batch in flight, which has just ended."""
-        if self._aborted:
-            self._hear_aborts()
-        batch = self._in_flight.popleft()
-        self._blocked = False
-        self.cohort.batch_ended(batch, now_ns)
-        finished: list[Request] = []
-        handed: list[Request] = []
-        gaps: dict[int, int] = {}
-        num_sampled = 0
-        for (request, _, generation, samples), verdict in zip(batch.scheduled, self._verdicts.popleft(), strict=True):
-            if not samples or request.request_id not in self._final_tokens:
-                continue
-            num_sampled += verdict.num_emitted
-            self._apply(request, verdict, is_current=generation == request.num_preemptions)
-            if request.first_token_ns < 0:
-                request.first_token_ns = now_ns
-            else:
-                gap = now_ns - request.last_token_ns
-                gaps[gap] = gaps.get(gap, 0) + 1
-            request.last_token_ns = now_ns
-            if request.num_tokens >= self._final_tokens[request.request_id]:
-                self._end(request, finished, handed)
-                self._forget(request)
-        if self.kv.tiers is not None:
-            self.kv.tiers.batch_ended(batch.index, self.iterations - 1)
-        return Outcome(batch, finished, handed, num_sampled, gaps)
+        outcome = super().complete(now_ns)
+        self._verdicts.popleft()
+        for request in (*outcome.finished, *outcome.handed):
+            self._forget(request)
+        return outcome
 
     def _let_go(self, request: Request) -> None:
         super()._let_go(request)
@@ -136,23 +115,25 @@ class SpeculativeEngine(Engine):
         self.speculation.forget(request.request_id)
         self._to_refuse.pop(request.request_id, None)
 
-    def _apply(self, request: Request, verdict: _Verdict, *, is_current: bool) -> None:
+    def _append(self, request: Request, generation: int) -> int:
         """Append what came out and take back what was refused; a preemption since then has voided the counters."""
+        verdict = self._verdicts[0][request.request_id]
         if verdict.num_drafts:
             self.speculation.counts.add(verdict.num_drafts, verdict.num_accepted)
         request.num_tokens += verdict.num_emitted
-        if is_current:
+        if generation == request.num_preemptions:
             refused = verdict.num_drafts - verdict.num_accepted
             self._to_refuse[request.request_id] -= refused
             request.num_computed_tokens -= refused
             request.num_output_placeholders -= 1 + verdict.num_drafts
             self.kv.cache_full_blocks(request, request.num_computed_tokens - request.num_output_placeholders)
             self._note_end(request, bool(request.num_output_placeholders))
+        return verdict.num_emitted
 
     def _launch(self, scheduled: list[tuple[Request, int]]) -> Batch:
         """Raise the requests' counters as if every draft were accepted, and describe the batch as it will be."""
         entries = []
-        verdicts = []
+        verdicts: dict[int, _Verdict] = {}
         shape = _ShapeBuilder()
         num_prompt_tokens = 0
         for request, tokens in scheduled:
@@ -164,15 +145,14 @@ class SpeculativeEngine(Engine):
             to_refuse = self._to_refuse.get(request.request_id, 0) if request.num_output_placeholders else 0
             num_drafts = max(0, computed + tokens - expected)
             samples = computed + tokens >= expected
-            verdict = _Verdict(0, 0, 0)
             if samples:
                 verdict = self._judge(request, num_drafts, expected - to_refuse)
+                verdicts[request.request_id] = verdict
                 self._to_refuse[request.request_id] = to_refuse + num_drafts - verdict.num_accepted
                 self._note_end(request, 1 + bool(request.num_output_placeholders))
                 request.num_output_placeholders += 1 + num_drafts
                 request.num_spec_tokens = self.speculation.num_speculative_tokens
             shape.add(tokens, computed - to_refuse, num_drafts)
-            verdicts.append(verdict)
             entries.append(Scheduled(request, tokens, request.num_preemptions, samples))
         self._verdicts.append(verdicts)
         return Batch(self.iterations, entries, 0, shape.shape(), num_prompt_tokens)

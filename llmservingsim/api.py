@@ -145,10 +145,11 @@ class Run:
             workload=self._workload_name,
             notes=(*self.notes, *told),
         )
-        transfers = self.system.transfers.records if self.system.transfers is not None else ()
+        transfers = self.system.transfers
         summary = summarise(self.recorder, self.system.instances, transfers, self.spec.slo, provenance, wall_s)
         requests = sorted(self.recorder.records, key=lambda record: record.request_id)
-        return SimulationResult(requests, self.recorder.samples, summary)
+        crossed = [] if transfers is None else sorted(transfers.records)
+        return SimulationResult(requests, self.recorder.samples, summary, crossed)
 
 
 def simulate(config: ConfigLike, workload: WorkloadLike | None = None, **options: Any) -> SimulationResult:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from llmservingsim.backend import Backend, Ticket
 from llmservingsim.errors import SimulationError
@@ -12,6 +12,7 @@ from llmservingsim.model import CapacityReport
 from llmservingsim.serving import Engine, InstanceLoad, Outcome, RejectReason, Request
 from llmservingsim.serving.batch import Batch
 from llmservingsim.serving.routing import Role
+from llmservingsim.shapes import BatchShape
 from llmservingsim.trace import IterationBuilder
 from llmservingsim.workload import RequestSpec
 
@@ -55,11 +56,57 @@ def _nobody() -> None:
     """Nobody waits to hear that an instance is awake."""
 
 
+class StageWork(NamedTuple):
+    """A batch that one pipeline stage of an instance computes.
+
+    Attributes:
+        batch: Which one; None is a dummy of an instance in lock step.
+        stage: Index of the stage.
+        builder: That priced it.
+        shapes: Of the batches of all instances in lock step.
+        after: It begins when this ticket has completed; -1 at once.
+    """
+
+    batch: Batch | None
+    stage: int
+    builder: IterationBuilder
+    shapes: Sequence[BatchShape]
+    after: Ticket
+
+
+class Follower(Protocol):
+    """Follows an instance's batches through its stages."""
+
+    def formed(self, instance: Instance, batch: Batch) -> None:
+        """A batch was formed; the counters of its requests are those behind it."""
+        ...
+
+    def submitted(self, instance: Instance, work: StageWork, now_ns: int) -> None:
+        """A stage's graph was handed to the backend."""
+        ...
+
+    def ended(self, instance: Instance, stage: int, now_ns: int) -> None:
+        """The oldest of a stage's graphs under way has ended."""
+        ...
+
+
+class Loader(Protocol):
+    """Brings KV that batches wait for."""
+
+    def load(self, instance: Instance, after: Ticket, now_ns: int) -> Ticket:
+        """Start what the batch just formed needs, after a ticket; return the last ticket that it has to wait for."""
+        ...
+
+
 class Successor(Protocol):
     """Whoever finds an instance that goes on with a request after its first token."""
 
     def reject_reason(self, spec: RequestSpec) -> RejectReason | None:
         """Tell why nobody could ever go on with it, or None."""
+        ...
+
+    def coming(self, instance: Instance, spec: RequestSpec, request: Request) -> None:
+        """A request that will be handed over was routed to ``instance``."""
         ...
 
     def hand_over(self, instance: Instance, spec: RequestSpec, request: Request, now_ns: int) -> None:
@@ -85,6 +132,9 @@ class Instance:
         ranks: Its devices in the network: all of the builder's, unless that serves a group.
         listener: Hears of every submitted iteration, if set.
         successor: Who goes on with its requests after their first token; None where it decodes them itself.
+        follower: Follows its batches, if set.
+        loader: Brings KV that its batches wait for, if set.
+        builders: One per pipeline stage.
         collective_bytes: Summed message sizes of all collectives so far, per rank.
     """
 
@@ -101,12 +151,15 @@ class Instance:
         self.model = model
         self.engine = engine
         self.builder = builder
+        self.builders: Sequence[IterationBuilder] = (builder,)
         self.ranks = builder.ranks
         self.memory = memory
         self.hardware = ""
         self.role: Role = "both"
         self.listener: IterationListener | None = None
         self.successor: Successor | None = None
+        self.follower: Follower | None = None
+        self.loader: Loader | None = None
         self.collective_bytes = 0
         self._backend = backend
         is_alone = len(builder.member_ranks) == 1 and builder.layout.pp == 1
@@ -154,7 +207,9 @@ class Instance:
         """Queue a request."""
         request = self.engine.add(spec, hand_off=self.successor is not None)
         if request.hand_off:
+            assert self.successor is not None
             self._handing[spec.request_id] = spec
+            self.successor.coming(self, spec, request)
         self.wake()
 
     def begin(self, now_ns: int) -> list[Ticket]:
@@ -165,7 +220,13 @@ class Instance:
         """
         tickets = []
         while (batch := self.engine.next_batch(now_ns)) is not None:
+            if self.loader is not None:
+                self._last = self.loader.load(self, self._last, now_ns)
+            after = self._last
             tickets.append(self._submit(batch))
+            if self.follower is not None:
+                self.follower.formed(self, batch)
+                self.follower.submitted(self, StageWork(batch, 0, self.builder, (batch.shape,), after), now_ns)
             if self.listener is not None:
                 self.listener.submitted(self, batch, now_ns)
         return tickets
@@ -188,6 +249,8 @@ class Instance:
         outcome = self.engine.complete(now_ns)
         if self.listener is not None:
             self.listener.ended(self, outcome.batch, now_ns)
+        if self.follower is not None:
+            self.follower.ended(self, len(self.builders) - 1, now_ns)
         for request in outcome.handed:
             assert self.successor is not None
             self.successor.hand_over(self, self._handing.pop(request.request_id), request, now_ns)

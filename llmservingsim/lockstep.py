@@ -16,7 +16,7 @@ import numpy as np
 from llmservingsim.backend import Backend, Ticket
 from llmservingsim.config import InstanceSpec
 from llmservingsim.errors import ConfigError, SimulationError
-from llmservingsim.instance import Instance
+from llmservingsim.instance import Instance, StageWork
 from llmservingsim.serving import Outcome
 from llmservingsim.serving.batch import Batch
 from llmservingsim.shapes import BatchShape
@@ -64,8 +64,10 @@ class DataParallelGroup:
             batches = tuple(member.engine.next_batch(now_ns) for member in self.members)
             if not any(batches):
                 break
+            after = self._last
             tickets.append(self._submit(batches))
             self._in_flight.append(batches)
+            self._tell_followers(batches, after, now_ns)
         return tickets
 
     def complete(self, ticket: Ticket, now_ns: int) -> Iterable[tuple[Instance, Outcome]]:
@@ -74,14 +76,24 @@ class DataParallelGroup:
         for member, batch in zip(self.members, self._in_flight.popleft(), strict=True):
             if batch is not None:
                 ended += member.complete(ticket, now_ns)
+            elif member.follower is not None:
+                member.follower.ended(member, 0, now_ns)
         return ended
 
     def describe_waiting(self) -> list[str]:
         """Say of each held request what it waits for; for the message of a deadlock."""
         return [line for member in self.members for line in member.describe_waiting()]
 
+    def _tell_followers(self, batches: Round, after: Ticket, now_ns: int) -> None:
+        for member, batch in zip(self.members, batches, strict=True):
+            if member.follower is None:
+                continue
+            if batch is not None:
+                member.follower.formed(member, batch)
+            member.follower.submitted(member, StageWork(batch, 0, self._builder, _shapes(batches), after), now_ns)
+
     def _submit(self, batches: Round) -> Ticket:
-        shapes = [batch.shape if batch is not None else DUMMY for batch in batches]
+        shapes = _shapes(batches)
         try:
             durations, sizes = self._builder.durations_ns(shapes), self._builder.sizes_bytes(shapes)
             self._last = self._backend.submit(self._graph, durations, sizes, self._last)
@@ -99,6 +111,10 @@ class DataParallelGroup:
         template = self._builder.template
         (own,) = (c for c, ranks in enumerate(template.rank_classes) if member.ranks[0] in ranks)
         return np.flatnonzero(template.rank_class == own)
+
+
+def _shapes(batches: Round) -> list[BatchShape]:
+    return [batch.shape if batch is not None else DUMMY for batch in batches]
 
 
 def find_groups(instances: Sequence[tuple[str, InstanceSpec]]) -> list[tuple[int, ...]]:

@@ -7,7 +7,6 @@ is the message of hidden states between two stages, which travels while the stag
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -17,20 +16,36 @@ import numpy as np
 from llmservingsim.backend import Backend, GraphId, Ticket
 from llmservingsim.errors import SimulationError
 from llmservingsim.graph import Graph, Node, NodeType
-from llmservingsim.instance import DeviceMemory, Instance
+from llmservingsim.instance import DeviceMemory, Instance, StageWork
 from llmservingsim.serving import Engine, Outcome
 from llmservingsim.serving.batch import Batch
 from llmservingsim.trace import IterationBuilder
 
 
 class _Stage:
-    """One pipeline stage: what it executes, and the batches that wait for it."""
+    """One pipeline stage: what it executes, and the batches that wait for it.
+
+    It takes them in the order in which they were formed; a short message may overtake a long one.
+    """
 
     def __init__(self, builder: IterationBuilder, graph: GraphId) -> None:
         self.builder = builder
         self.graph = graph
-        self.waiting: deque[Batch] = deque()
         self.is_busy = False
+        self._waiting: dict[int, Batch] = {}
+        self._next = 0
+
+    def add(self, batch: Batch) -> None:
+        """A batch is there."""
+        self._waiting[batch.index] = batch
+
+    def take(self) -> Batch | None:
+        """Return the batch whose turn it is, if it is there and the stage is free, which it then is no more."""
+        batch = None if self.is_busy else self._waiting.pop(self._next, None)
+        if batch is not None:
+            self.is_busy = True
+            self._next += 1
+        return batch
 
 
 class _Work(NamedTuple):
@@ -64,6 +79,7 @@ class PipelinedInstance(Instance):
     ) -> None:
         super().__init__(node, model, engine, builders[0], backend, memory)
         self.ranks = tuple(rank for builder in builders for rank in builder.ranks)
+        self.builders = tuple(builders)
         self._stages = [_Stage(builder, backend.register(builder.template)) for builder in builders]
         self._messages = [backend.register(_message(here.ranks, there.ranks)) for here, there in pairwise(builders)]
         self._bytes_per_token = builders[0].model.hidden_size * builders[0].model.dtype_bytes
@@ -77,32 +93,38 @@ class PipelinedInstance(Instance):
             SimulationError: If a latency is negative or larger than the backend can count.
         """
         while (batch := self.engine.next_batch(now_ns)) is not None:
-            self._stages[0].waiting.append(batch)
+            self._stages[0].add(batch)
+            if self.follower is not None:
+                self.follower.formed(self, batch)
         work, self._to_send = self._to_send, []
         for index, stage in enumerate(self._stages):
-            if stage.waiting and not stage.is_busy:
-                stage.is_busy = True
-                work.append(_Work(stage.waiting.popleft(), index, is_message=False))
-        return [self._start(one) for one in work]
+            if (next_batch := stage.take()) is not None:
+                work.append(_Work(next_batch, index, is_message=False))
+        return [self._start(one, now_ns) for one in work]
 
     def complete(self, ticket: Ticket, now_ns: int) -> Iterable[tuple[Instance, Outcome]]:
         """Pass a batch on that has left a stage or arrived at the next one; apply it when it has left the last."""
         work = self._under_way.pop(ticket)
         if work.is_message:
-            self._stages[work.stage + 1].waiting.append(work.batch)
+            self._stages[work.stage + 1].add(work.batch)
             return ()
         self._stages[work.stage].is_busy = False
         if work.stage == len(self._stages) - 1:
             return super().complete(ticket, now_ns)
+        if self.follower is not None:
+            self.follower.ended(self, work.stage, now_ns)
         self._to_send.append(_Work(work.batch, work.stage, is_message=True))
         return ()
 
-    def _start(self, work: _Work) -> Ticket:
+    def _start(self, work: _Work, now_ns: int) -> Ticket:
         try:
             ticket = self._send(work) if work.is_message else self._compute(work)
         except (ValueError, OverflowError) as error:  # a latency that no clock can count
             raise SimulationError(f"instance {self.index}, iteration {work.batch.index}: {error}") from error
         self._under_way[ticket] = work
+        if self.follower is not None and not work.is_message:
+            builder, shapes = self._stages[work.stage].builder, (work.batch.shape,)
+            self.follower.submitted(self, StageWork(work.batch, work.stage, builder, shapes, -1), now_ns)
         return ticket
 
     def _compute(self, work: _Work) -> Ticket:

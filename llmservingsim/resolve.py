@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from llmservingsim.backend import Backend, MemoryModel, NativeBackend, NetworkModel, SystemModel
 from llmservingsim.config import AdmissionSpec, InstanceSpec, RunSpec, ServingSpec
+from llmservingsim.disaggregation import KvSide, connect
 from llmservingsim.errors import ConfigError, located
 from llmservingsim.experts import instance_seed
 from llmservingsim.instance import Instance
 from llmservingsim.lockstep import DataParallelGroup, find_groups
-from llmservingsim.network import plan_network
+from llmservingsim.network import NetworkPlan, plan_network
 from llmservingsim.owner import Owner
 from llmservingsim.parts import Libraries, Parts
 from llmservingsim.serving import Router
 from llmservingsim.serving.routing import make_router
 from llmservingsim.trace import IterationBuilder
-from llmservingsim.transfer import KvSide, KvTransfers, connect
+from llmservingsim.transfer import KvTransfers
 from llmservingsim.units import NS_PER_US, parse_time_ns
 
 BackendFactory = Callable[[NetworkModel, SystemModel, MemoryModel], Backend]
@@ -99,11 +101,7 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
                 owners.append(instances[position])
             elif position == members[-1]:
                 owners.append(DataParallelGroup([instances[m] for m in members], builders[0], backend))
-    sides = [
-        KvSide(i, p.model, p.layout, p.serving.kv_cache_dtype, p.spec.kv_role)
-        for p, i in zip(parts, instances, strict=True)
-    ]
-    transfers = connect(sides, backend, lambda decoders: _router(spec.decode_router, spec.seed, decoders))
+    transfers = _transfers(spec, parts, instances, backend, plan)
     return System(
         instances=tuple(instances),
         owners=tuple(owners) if transfers is None else (*owners, transfers),
@@ -115,6 +113,23 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
         system=plan.system,
         sample_ns=sample_ns,
         transfers=transfers,
+    )
+
+
+def _transfers(
+    spec: RunSpec, parts: Sequence[Parts], instances: Sequence[Instance], backend: Backend, plan: NetworkPlan
+) -> KvTransfers | None:
+    """Let instances that prefill hand on to instances that decode, where there are some."""
+    sides = [
+        KvSide(i, p.model, p.layout, p.serving.kv_cache_dtype, p.spec.kv_role)
+        for p, i in zip(parts, instances, strict=True)
+    ]
+    return connect(
+        sides,
+        spec.kv_transfer,
+        backend,
+        lambda decoders: _router(spec.decode_router, spec.seed, decoders),
+        partial(NativeBackend, plan.network, plan.system, MemoryModel()),
     )
 
 

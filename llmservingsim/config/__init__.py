@@ -1,6 +1,7 @@
 """What the user wrote: frozen strict specs, their loading, and the catalogue of models and accelerators."""
 
 from llmservingsim.config.instance_spec import ExpertSpec, InstanceSpec, LatencySpec, ServingSpec
+from llmservingsim.config.kv_transfer import KvTransferSpec
 from llmservingsim.config.load import apply_overrides, json_schema, load_run
 from llmservingsim.config.spec import AdmissionSpec, MemorySpec, NetworkSpec, NodeSpec, RunSpec, SloSpec
 
@@ -8,6 +9,7 @@ __all__ = [
     "AdmissionSpec",
     "ExpertSpec",
     "InstanceSpec",
+    "KvTransferSpec",
     "LatencySpec",
     "MemorySpec",
     "NetworkSpec",

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from llmservingsim.config.instance_spec import InstanceSpec, ServingSpec
+from llmservingsim.config.kv_transfer import KvTransferSpec
 from llmservingsim.config.quantities import Algorithms, Chunks, Count, Shape, Share, check_quantities
 from llmservingsim.units import parse_bandwidth, parse_size_bytes, parse_time_ns
 
@@ -140,6 +141,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         network: Links between devices.
         router: Built-in name or ``package.module:Class``; or a section with that name as ``policy``, and its options.
         decode_router: Likewise, of requests that a kv_producer has prefilled, among the kv_consumers.
+        kv_transfer: How KV caches go from kv_producers to kv_consumers.
         admission: Limits beyond which the router rejects or holds requests.
         load_update_interval: Between two reports of the instances to the router, as ``"100ms"`` in vLLM's data-parallel
             coordinator; by default it knows at any moment what waits and runs.
@@ -154,6 +156,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     network: NetworkSpec = NetworkSpec()
     router: str | dict[str, Any] = "round_robin"
     decode_router: str | dict[str, Any] = "least_loaded"
+    kv_transfer: KvTransferSpec = KvTransferSpec()
     admission: AdmissionSpec | None = None
     load_update_interval: str = "0ns"
     workload: str | None = None

@@ -13,7 +13,8 @@ from llmservingsim.instance import Instance
 from llmservingsim.report.recorder import Recorder
 from llmservingsim.report.records import RequestRecord
 from llmservingsim.report.statistics import describe, describe_counts
-from llmservingsim.transfer import TransferRecord
+from llmservingsim.report.transfers import summarise_transfers
+from llmservingsim.transfer import KvTransfers
 from llmservingsim.units import NS_PER_MS, NS_PER_S, parse_time_ns
 
 _REJECTED_SHOWN = 10
@@ -40,7 +41,7 @@ class Provenance(msgspec.Struct, frozen=True):
 def summarise(
     recorder: Recorder,
     instances: Sequence[Instance],
-    transfers: Sequence[TransferRecord],
+    transfers: KvTransfers | None,
     slo: SloSpec | None,
     provenance: Provenance,
     wall_s: float,
@@ -74,7 +75,7 @@ def summarise(
         "preemptions": sum(r.preemptions for r in recorder.records),
         "prefix_cache": {"npu": _prefix_cache(instances)},
         "bytes_moved": _bytes_moved(instances),
-        "kv_transfers": _kv_transfers(transfers),
+        "kv_transfers": summarise_transfers(transfers),
         "energy_j": None,
         "goodput": _goodput(finished, slo, simulated_s),
         "instances": [_instance(i) for i in instances],
@@ -124,25 +125,6 @@ def _bytes_moved(instances: Sequence[Instance]) -> dict[str, Any]:
             "sent_per_rank_bytes": round(instance.collective_bytes * 2 * (ranks - 1) / ranks),
         }
     return {"links": links}
-
-
-def _kv_transfers(records: Sequence[TransferRecord]) -> dict[str, Any] | None:
-    """KV caches that crossed between instances; ``stall_ms`` is what they waited for blocks on the decode side."""
-    if not records:
-        return None
-    pairs: dict[str, dict[str, int]] = {}
-    for record in records:
-        pair = pairs.setdefault(f"instance:{record.source}->instance:{record.target}", {"count": 0, "bytes": 0})
-        pair["count"] += 1
-        pair["bytes"] += record.num_bytes
-    return {
-        "count": len(records),
-        "tokens": sum(r.num_tokens for r in records),
-        "bytes": sum(r.num_bytes for r in records),
-        "time_ms": describe((r.end_ns - r.start_ns) / NS_PER_MS for r in records),
-        "stall_ms": describe((r.start_ns - r.handed_ns) / NS_PER_MS for r in records),
-        "pairs": pairs,
-    }
 
 
 def _goodput(finished: Sequence[RequestRecord], slo: SloSpec | None, simulated_s: float) -> dict[str, Any] | None:

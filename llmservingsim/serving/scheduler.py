@@ -52,6 +52,10 @@ class VllmScheduler:
     Args:
         config: Limits and policy.
         kv: Blocks of the instance.
+
+    Attributes:
+        load_kv_async: Whether requests wait for KV that comes from elsewhere before they are scheduled; if not, they
+            are scheduled at once, and their batch waits.
     """
 
     def __init__(self, config: SchedulerConfig, kv: KVCacheManager) -> None:
@@ -62,6 +66,7 @@ class VllmScheduler:
         self._by_name: list[Request] = []  # running requests outside the cohort; those that compute come after it
         self._admissions = 0
         self._refusal: Refusal | None = None
+        self.load_kv_async = True
         self._loads: list[Load] = []  # not yet asked for
         self._loading: dict[Request, None] = {}
         self._loaded: deque[Request] = deque()
@@ -108,7 +113,17 @@ class VllmScheduler:
         request.num_computed_tokens = max(request.num_computed_tokens, request.remote_tokens)
         request.remote_tokens = 0
         self.kv.cache_full_blocks(request, request.num_computed_tokens)
+        if request.num_computed_tokens == request.num_tokens:  # no token to go on with: compute the last one again
+            request.num_computed_tokens -= 1
         self._loaded.append(request)
+
+    def withdraw(self, request: Request) -> None:
+        """Forget a request whose KV will not come."""
+        if request in self._loading:
+            del self._loading[request]
+            self.kv.free(request)
+        else:
+            self._waiting.remove(request)
 
     def finish(self, request: Request) -> None:
         """Release a request that produced its last token."""
@@ -240,11 +255,11 @@ class VllmScheduler:
         self._waiting.pop()
         self.kv.admit(request, prefix)
         missing = max(0, request.remote_tokens - request.num_computed_tokens)
-        self.kv.reserve(request, request.remote_tokens)
+        self.kv.reserve(request, request.num_tokens + request.num_output_placeholders)
         request.status = RequestStatus.WAITING_FOR_REMOTE_KVS
         self._loading[request] = None
         self._loads.append(Load(request, missing))
-        if not missing:
+        if not (missing and self.load_kv_async):
             self.loaded(request)
         return True
 

@@ -20,6 +20,7 @@ from llmservingsim.config import (
     AdmissionSpec,
     ExpertSpec,
     InstanceSpec,
+    KvTransferSpec,
     LatencySpec,
     MemorySpec,
     NetworkSpec,
@@ -56,17 +57,11 @@ from llmservingsim.workload import (
 
 _COMMAND = "python -m llmservingsim.cli.reference docs/reference"
 _NOTICE = f"<!-- Written by `{_COMMAND}`. Edit the docstrings, then run it again. -->\n"
-_SCALARS: dict[Any, str] = {
-    int: "integer",
-    float: "number",
-    str: "text",
-    bool: "true or false",
-    Path: "path",
-    dict: "section",
-}
+_SCALARS: dict[Any, str] = {int: "integer", float: "number", str: "text", bool: "true or false"}
+_SCALARS |= {Path: "path", dict: "section"}
 _RUN_SECTIONS = (
     *(RunSpec, NodeSpec, InstanceSpec, ServingSpec, ExpertSpec, LatencySpec),
-    *(NetworkSpec, MemorySpec, AdmissionSpec, SloSpec),
+    *(NetworkSpec, MemorySpec, KvTransferSpec, AdmissionSpec, SloSpec),
 )
 _ROUTER_SECTIONS = tuple(dict.fromkeys(r.Options for r in ROUTERS.values() if hasattr(r, "Options")))
 _LENGTHS = (FixedLength, UniformLength, LognormalLength, EmpiricalLength, PairedLength, PresetLength)

@@ -21,7 +21,7 @@ from llmservingsim.errors import ConfigError
 from llmservingsim.export import TraceExporter
 from llmservingsim.loop import serve
 from llmservingsim.parts import Libraries
-from llmservingsim.report import Provenance, Recorder, SimulationResult, summarise
+from llmservingsim.report import Moved, Provenance, Recorder, SimulationResult, summarise
 from llmservingsim.resolve import BackendFactory, System, resolve
 from llmservingsim.strict import convert
 from llmservingsim.workload import (
@@ -146,7 +146,8 @@ class Run:
             notes=(*self.notes, *told),
         )
         transfers = self.system.transfers
-        summary = summarise(self.recorder, self.system.instances, transfers, self.spec.slo, provenance, wall_s)
+        moved = Moved(transfers, self.system.traffic)
+        summary = summarise(self.recorder, self.system.instances, moved, self.spec.slo, provenance, wall_s)
         requests = sorted(self.recorder.records, key=lambda record: record.request_id)
         crossed = [] if transfers is None else sorted(transfers.records)
         return SimulationResult(requests, self.recorder.samples, summary, crossed)

@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from llmservingsim.config import ExpertSpec, InstanceSpec, LatencySpec
+from llmservingsim.config import ExpertSpec, InstanceSpec, LatencySpec, TierSpec
 from llmservingsim.config.catalog import AcceleratorSpec
 from llmservingsim.config.quantities import All2AllBackend
+from llmservingsim.config.tier_spec import TierName
 from llmservingsim.errors import ConfigError
 
 _LARGE_DEVICE_BYTES = 70 * 2**30
@@ -38,6 +39,13 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     expert_parallel_size: int | None = None
     all2all_backend: All2AllBackend = "allgather_reducescatter"
     experts: ExpertSpec = ExpertSpec()
+    prefix_storage: TierName | tuple[TierName | TierSpec, ...] = ()
+    prefix_sharing: bool | Literal["node", "cluster"] = False
+    prefix_chunk_size: int = 256
+    prefix_write: Literal["through", "back"] = "through"
+    prefix_recall: Literal["async", "blocking"] = "async"
+    preemption_mode: Literal["recompute", "swap"] = "recompute"
+    swap_space: str = "4GiB"
     latency: LatencySpec = LatencySpec()
 
 

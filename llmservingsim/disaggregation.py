@@ -125,8 +125,8 @@ def _let_loads_block(side: KvSide, transfers: KvTransfers) -> None:
     """Have the batches of a decode instance wait for the KV of requests that enter them."""
     scheduler = side.instance.engine.scheduler
     assert isinstance(scheduler, BlockingScheduler)
-    scheduler.load_kv_async = False
-    side.instance.loader = transfers
+    scheduler.load_kv_async = transfers.load_kv_async = False
+    side.instance.before_batch.append(transfers.before_batch)
 
 
 def _check_scheduler(side: KvSide, spec: KvTransferSpec) -> None:

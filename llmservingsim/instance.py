@@ -90,14 +90,6 @@ class Follower(Protocol):
         ...
 
 
-class Loader(Protocol):
-    """Brings KV that batches wait for."""
-
-    def load(self, instance: Instance, after: Ticket, now_ns: int) -> Ticket:
-        """Start what the batch just formed needs, after a ticket; return the last ticket that it has to wait for."""
-        ...
-
-
 class Successor(Protocol):
     """Whoever finds an instance that goes on with a request after its first token."""
 
@@ -133,8 +125,9 @@ class Instance:
         listener: Hears of every submitted iteration, if set.
         successor: Who goes on with its requests after their first token; None where it decodes them itself.
         follower: Follows its batches, if set.
-        loader: Brings KV that its batches wait for, if set.
         builders: One per pipeline stage.
+        before_batch: Each submits what has to happen between the batch before, given by its ticket, and the one that
+            begins, and returns the ticket that this one has to follow.
         collective_bytes: Summed message sizes of all collectives so far, per rank.
     """
 
@@ -159,7 +152,7 @@ class Instance:
         self.listener: IterationListener | None = None
         self.successor: Successor | None = None
         self.follower: Follower | None = None
-        self.loader: Loader | None = None
+        self.before_batch: list[Callable[[Instance, Ticket], Ticket]] = []
         self.collective_bytes = 0
         self._backend = backend
         is_alone = len(builder.member_ranks) == 1 and builder.layout.pp == 1
@@ -220,8 +213,8 @@ class Instance:
         """
         tickets = []
         while (batch := self.engine.next_batch(now_ns)) is not None:
-            if self.loader is not None:
-                self._last = self.loader.load(self, self._last, now_ns)
+            for prepare in self.before_batch:
+                self._last = prepare(self, self._last)
             after = self._last
             tickets.append(self._submit(batch))
             if self.follower is not None:

@@ -15,12 +15,15 @@ from llmservingsim.disaggregation import KvSide, connect
 from llmservingsim.errors import ConfigError, located
 from llmservingsim.experts import instance_seed
 from llmservingsim.instance import Instance
+from llmservingsim.kv_traffic import KvTraffic, connect_tiers
 from llmservingsim.lockstep import DataParallelGroup, find_groups
+from llmservingsim.memories import Memories
 from llmservingsim.network import NetworkPlan, plan_network
 from llmservingsim.owner import Owner
 from llmservingsim.parts import Libraries, Parts
 from llmservingsim.serving import Router
 from llmservingsim.serving.routing import make_router
+from llmservingsim.tier_plan import TierInputs, plan_tiers
 from llmservingsim.trace import IterationBuilder
 from llmservingsim.transfer import KvTransfers
 from llmservingsim.units import NS_PER_US, parse_time_ns
@@ -44,6 +47,7 @@ class System:
         system: Likewise for its system layer.
         sample_ns: Step of the time series.
         transfers: KV caches on their way between instances; None where no instance hands on.
+        traffic: KV on its way to and from lower tiers; None where there are none.
     """
 
     instances: tuple[Instance, ...]
@@ -56,6 +60,7 @@ class System:
     system: SystemModel
     sample_ns: int
     transfers: KvTransfers | None = None
+    traffic: KvTraffic | None = None
 
 
 def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = NativeBackend) -> System:
@@ -70,10 +75,7 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
         UserError: If anything that it names is missing, contradictory, too large or not simulated.
     """
     sample_ns = _sample_ns(spec)
-    places = [
-        _Place(n, k, merge(i, spec.serving)) for n, node in enumerate(spec.nodes) for k, i in enumerate(node.instances)
-    ]
-    groups = find_groups([(place.path, place.spec) for place in places])
+    places, groups = _places(spec)
     parts = []
     for position, place in enumerate(places):
         with located(place.path):
@@ -81,9 +83,11 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
     devices: list[list[int]] = [[] for _ in spec.nodes]
     for place, part in zip(places, parts, strict=True):
         devices[place.node].append(part.layout.num_ranks)
+    memories = Memories(spec)
     plan = plan_network(spec.network, devices, [p.accelerator for p in parts], libraries.base)
+    tiers = plan_tiers([_tier_inputs(place, part) for place, part in zip(places, parts, strict=True)], memories)
     try:
-        backend = make_backend(plan.network, plan.system, MemoryModel())
+        backend = make_backend(plan.network, plan.system, memories.model)
     except ValueError as error:  # the backend's own limits
         raise ConfigError(str(error)) from error
     instances: list[Instance] = []
@@ -102,9 +106,10 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
             elif position == members[-1]:
                 owners.append(DataParallelGroup([instances[m] for m in members], builders[0], backend))
     transfers = _transfers(spec, parts, instances, backend, plan)
+    traffic = connect_tiers(tiers, instances, [p.model for p in parts], backend)
     return System(
         instances=tuple(instances),
-        owners=tuple(owners) if transfers is None else (*owners, transfers),
+        owners=(*owners, *(owner for owner in (transfers, traffic) if owner is not None)),
         backend=backend,
         router=_router(spec.router, spec.seed, instances),
         admission=spec.admission,
@@ -113,7 +118,20 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
         system=plan.system,
         sample_ns=sample_ns,
         transfers=transfers,
+        traffic=traffic,
     )
+
+
+def _places(spec: RunSpec) -> tuple[list[_Place], list[tuple[int, ...]]]:
+    """The instances in file order, and for each the positions of all members of its data-parallel group."""
+    places = [
+        _Place(n, k, merge(i, spec.serving)) for n, node in enumerate(spec.nodes) for k, i in enumerate(node.instances)
+    ]
+    return places, find_groups([(place.path, place.spec) for place in places])
+
+
+def _tier_inputs(place: _Place, part: Parts) -> TierInputs:
+    return TierInputs(place.path, place.node, part.serving, part.model, part.layout)
 
 
 def _transfers(

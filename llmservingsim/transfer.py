@@ -77,6 +77,7 @@ class KvTransfers:
 
     Attributes:
         records: Transfers that ended, in order of their end.
+        load_kv_async: Whether batches go on while KV comes; if not, `before_batch` brings what they wait for.
         wasted_bytes: That crossed for requests which were preempted meanwhile, and had to cross again.
     """
 
@@ -90,6 +91,7 @@ class KvTransfers:
     ) -> None:
         self.records: list[TransferRecord] = []
         self.wasted_bytes = 0
+        self.load_kv_async = True
         self._backend = backend
         self._decoders = tuple(decoders)
         self._router = router
@@ -138,11 +140,11 @@ class KvTransfers:
         if hasattr(self._router, "finished"):
             self._router.finished(request)
 
-    def load(self, instance: Instance, after: Ticket, now_ns: int) -> Ticket:
-        """Start, one after another, the transfers that the batch just formed waits for."""
+    def before_batch(self, instance: Instance, after: Ticket) -> Ticket:
+        """Start, one after another, the transfers that the batch just formed waits for; return the last ticket."""
         for load in instance.engine.take_loads():
             if load.num_tokens:
-                after = self._submit(instance, load, now_ns, after)
+                after = self._submit(instance, load, self._backend.now_ns, after)
                 self._chained.append(after)
             else:
                 self._release(load.request)
@@ -165,7 +167,7 @@ class KvTransfers:
             return ()
         decoder, load, start_ns = self._under_way.pop(ticket)
         source = self._release(load.request)
-        if decoder.loader is None:
+        if self.load_kv_async:
             decoder.engine.loaded(load.request)
             decoder.wake()
         self.records.append(

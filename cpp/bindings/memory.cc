@@ -37,6 +37,14 @@ void bind_memory(nb::module_& module) {
       .def_ro("longest_queue", &astra::MemoryUse::longest_queue)
       .def_ro("capacity_bytes", &astra::MemoryUse::capacity_bytes);
 
+  nb::class_<astra::MemoryRate>(module, "MemoryRate")
+      .def(
+          "__init__",
+          [](astra::MemoryRate* self, astra::Time latency_ns, double bandwidth, double write_bandwidth) {
+            new (self) astra::MemoryRate{latency_ns, bandwidth, write_bandwidth};
+          },
+          nb::arg("latency_ns") = 0, nb::arg("bandwidth") = 0.0, nb::arg("write_bandwidth") = 0.0);
+
   nb::class_<astra::MemoryLevel>(module, "MemoryLevel")
       .def(nb::init<>())
       .def_rw("type", &astra::MemoryLevel::type)
@@ -50,6 +58,7 @@ void bind_memory(nb::module_& module) {
       .def_rw("channels", &astra::MemoryLevel::channels)
       .def_rw("write_bandwidth", &astra::MemoryLevel::write_bandwidth)
       .def_rw("capacity_bytes", &astra::MemoryLevel::capacity_bytes)
+      .def_rw("rates", &astra::MemoryLevel::rates)
       .def_rw("endpoints", &astra::MemoryLevel::endpoints)
       .def_rw("service_ns", &astra::MemoryLevel::service_ns)
       .def_rw("server", &astra::MemoryLevel::server);

@@ -58,6 +58,17 @@ void writes_at_their_own_bandwidth() {
   CHECK(bench.memory->use().bytes_loaded == 100 && bench.memory->use().bytes_stored == 100);
 }
 
+// Device 0: 5 + 100 / 10, as the level would say; device 1: 7 + 100 / 4, and 7 + 100 / 2 for a store behind it.
+void devices_may_differ() {
+  MemoryLevel level = devices(2);
+  level.rates = {{5, 10, 0}, {7, 4, 2}};
+  MemoryBench bench(level);
+  bench.at(0, load(0, 100));
+  bench.at(0, load(1, 100));
+  bench.at(0, store(1, 100));
+  CHECK(bench.run() == Times({15, 32, 32 + 57}));
+}
+
 // Until 5 nobody is served. From 5 on each has half: the short one has its 10 ns at 25, the long one 10 of its 20; from
 // 25 on it is alone.
 void shares_equally() {
@@ -214,6 +225,8 @@ void refuses_levels_without_meaning() {
   refuses([](MemoryLevel& level) { level.channels = 0; });
   refuses([](MemoryLevel& level) { level.write_bandwidth = -1; });
   refuses([](MemoryLevel& level) { level.capacity_bytes = -1; });
+  refuses([](MemoryLevel& level) { level.rates = {{0, 1, 0}}; });
+  refuses([](MemoryLevel& level) { level.rates = {{-1, 1, 0}}; });
   refuses([](MemoryLevel& level) { level.endpoints = {2}; });
   refuses([](MemoryLevel& level) { level.endpoints = {3, 4}; });
   refuses([](MemoryLevel& level) { level.queues_per_device = true; });
@@ -231,6 +244,7 @@ Tests device_memory_tests() {
       {"accesses queue per device", queues_per_device},
       {"an access takes the channel that is free first, the lowest on ties", takes_the_channel_that_is_free_first},
       {"stores have a bandwidth of their own", writes_at_their_own_bandwidth},
+      {"devices may differ in speed", devices_may_differ},
       {"accesses of a shared device have equal shares", shares_equally},
       {"late comers slow those that are there", shares_with_late_comers},
       {"truncated ends lose no service", truncates_without_losing_service},

@@ -103,6 +103,9 @@ class MemoryUse:
     @property
     def capacity_bytes(self) -> int: ...
 
+class MemoryRate:
+    def __init__(self, latency_ns: int = 0, bandwidth: float = 0.0, write_bandwidth: float = 0.0) -> None: ...
+
 class MemoryLevel:
     type: str
     latency_ns: int
@@ -116,6 +119,7 @@ class MemoryLevel:
     write_bandwidth: float
     capacity_bytes: int
     endpoints: list[int]
+    rates: list[MemoryRate]
     service_ns: Callable[[MemoryAccess], int] | None
     server: Callable[[MemoryAccess], int | None] | None
     def __init__(self) -> None: ...

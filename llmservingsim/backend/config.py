@@ -193,6 +193,14 @@ class SystemModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     record_nodes: bool = False
 
 
+class MemoryRateModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How fast one device of a memory is; fields as in `MemoryLevelModel`."""
+
+    latency_ns: int = 0
+    bandwidth_gbps: float = 0.0
+    write_bandwidth_gbps: float = 0.0
+
+
 class MemoryLevelModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One memory that loads and stores reach; an access alone takes ``latency + floor(size / bandwidth)``.
 
@@ -216,6 +224,7 @@ class MemoryLevelModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         endpoints: MEMORY_DEVICES: per device, where it is in the network. A load is a message from there to the rank, a
             store one to there; it ends when message and device are done, and shares links with all other messages.
             Empty: accesses do not use the network.
+        rates: MEMORY_DEVICES: per device, where they differ, instead of latency and bandwidths.
         options: Keyword arguments of your own class.
     """
 
@@ -231,6 +240,7 @@ class MemoryLevelModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     write_bandwidth_gbps: float = 0.0
     capacity_bytes: int = 0
     endpoints: list[int] = []
+    rates: list[MemoryRateModel] = []
     options: dict[str, Any] = {}
 
 

@@ -69,6 +69,9 @@ def native_level(model: MemoryLevelModel, where: str) -> _native.MemoryLevel:
     level.write_bandwidth = model.write_bandwidth_gbps
     level.capacity_bytes = model.capacity_bytes
     level.endpoints = model.endpoints
+    level.rates = [
+        _native.MemoryRate(rate.latency_ns, rate.bandwidth_gbps, rate.write_bandwidth_gbps) for rate in model.rates
+    ]
     return level
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from pathlib import Path
 from types import UnionType
@@ -16,33 +16,19 @@ import typer
 
 from llmservingsim.backend.topologies import TOPOLOGY_KINDS
 from llmservingsim.cli.main import app
+from llmservingsim.cli.markdown import literal, table
+from llmservingsim.cli.reference_catalog import catalog_page
 from llmservingsim.config import (
-    AdmissionSpec,
-    ExpertSpec,
     InstanceSpec,
-    KvTransferSpec,
-    LatencySpec,
-    MemorySpec,
-    NetworkSpec,
-    NodeSpec,
     RunSpec,
     ServingSpec,
-    SloSpec,
     json_schema,
 )
 from llmservingsim.config.catalog import (
-    AcceleratorSpec,
-    NetworkEntry,
-    catalogued_accelerators,
-    catalogued_models,
-    catalogued_networks,
     find_accelerator,
-    find_model,
 )
 from llmservingsim.defaults import with_vllm_defaults
-from llmservingsim.model import kv_bytes_per_token, num_parameters
 from llmservingsim.serving.routing import ROUTERS
-from llmservingsim.units import format_size
 from llmservingsim.workload import (
     ArrivalSpec,
     EmpiricalLength,
@@ -57,12 +43,35 @@ from llmservingsim.workload import (
 
 _COMMAND = "python -m llmservingsim.cli.reference docs/reference"
 _NOTICE = f"<!-- Written by `{_COMMAND}`. Edit the docstrings, then run it again. -->\n"
-_SCALARS: dict[Any, str] = {int: "integer", float: "number", str: "text", bool: "true or false"}
-_SCALARS |= {Path: "path", dict: "section"}
-_RUN_SECTIONS = (
-    *(RunSpec, NodeSpec, InstanceSpec, ServingSpec, ExpertSpec, LatencySpec),
-    *(NetworkSpec, MemorySpec, KvTransferSpec, AdmissionSpec, SloSpec),
-)
+_SCALARS: dict[Any, str] = {
+    int: "integer",
+    float: "number",
+    str: "text",
+    bool: "true or false",
+    Path: "path",
+    dict: "section",
+}
+
+
+def _sections(struct: type[msgspec.Struct]) -> list[type[msgspec.Struct]]:
+    """A section, then those that its keys and its bases name, each with its own behind it."""
+    found = [struct]
+    inner = [base for base in struct.__mro__[1:] if isinstance(base, type(struct)) and base.__struct_fields__]
+    for hint in get_type_hints(struct, include_extras=True).values():
+        inner += _structs(hint)
+    for section in inner:
+        found += [below for below in _sections(section) if below not in found]
+    return list(dict.fromkeys(found))
+
+
+def _structs(hint: Any) -> list[type[msgspec.Struct]]:
+    """The structs in a type annotation."""
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return [hint]
+    return [found for argument in get_args(hint) for found in _structs(argument)]
+
+
+_RUN_SECTIONS = tuple(_sections(RunSpec))
 _ROUTER_SECTIONS = tuple(dict.fromkeys(r.Options for r in ROUTERS.values() if hasattr(r, "Options")))
 _LENGTHS = (FixedLength, UniformLength, LognormalLength, EmpiricalLength, PairedLength, PresetLength)
 _GENERATOR_SECTIONS = (GeneratorSpec, ArrivalSpec, PrefixSpec, *_LENGTHS)
@@ -77,7 +86,7 @@ def write_reference(folder: Path) -> list[Path]:
     pages = {
         "configuration.md": configuration_page(),
         "cli.md": cli_page(),
-        "catalog.md": catalog_page(),
+        "catalog.md": catalog_page(_NOTICE),
         "run.schema.json": msgspec.json.format(msgspec.json.encode(json_schema()), indent=2).decode() + "\n",
     }
     for name, text in pages.items():
@@ -131,8 +140,8 @@ def _section(struct: type[msgspec.Struct]) -> str:
         lead = f"`{struct.__struct_config__.tag_field}: {tag}`. {lead}"
     if base is not None:
         lead += f"\n\nIts keys, and those of [{base.__name__}](#{base.__name__.lower()}):"
-    table = _table(("key", "value", "default", "meaning"), rows) if rows else "It has no key of its own.\n"
-    return f"## {struct.__name__}\n\n{lead}\n\n{table}"
+    keys = table(("key", "value", "default", "meaning"), rows) if rows else "It has no key of its own.\n"
+    return f"## {struct.__name__}\n\n{lead}\n\n{keys}"
 
 
 def _tag(struct: type[msgspec.Struct]) -> str:
@@ -171,7 +180,7 @@ def _default(struct: type[msgspec.Struct], field: msgspec.structs.FieldInfo) -> 
         return "required"
     if isinstance(field.default, msgspec.Struct):
         return "its keys' defaults"
-    return "-" if field.default is None else _literal(field.default)
+    return "-" if field.default is None else literal(field.default)
 
 
 def _serving_default(key: str) -> str:
@@ -181,15 +190,10 @@ def _serving_default(key: str) -> str:
         for name in (_LARGE, _SMALL)
     )
     if large != small:
-        return f"{_literal(large)} on a device of at least 70 GiB that is no A100, else {_literal(small)}"
+        return f"{literal(large)} on a device of at least 70 GiB that is no A100, else {literal(small)}"
     if isinstance(large, msgspec.Struct):
         return "its keys' defaults"
-    return "see meaning" if large is None else _literal(large)
-
-
-def _literal(value: object) -> str:
-    """Write a value as in a YAML file."""
-    return f"`{msgspec.json.encode(value).decode()}`" if not isinstance(value, str) else f"`{value}`"
+    return "see meaning" if large is None else literal(large)
 
 
 def _kind(hint: Any) -> str:
@@ -268,7 +272,7 @@ def _command(name: str, callback: Callable[..., Any]) -> str:
             usage += [f"{names[0]} ..."] if is_required else []
         value = f"`{info.metavar}`" if info.metavar else ("-" if kind is bool else _option_kind(kind) + _limits(info))
         rows.append((f"`{shown}`", value, _option_default(parameter), _markdown(info.help or "")))
-    return f"## {name}\n\n{_lead(callback)}\n\n```text\n{' '.join(usage)} [OPTIONS]\n```\n\n" + _table(
+    return f"## {name}\n\n{_lead(callback)}\n\n```text\n{' '.join(usage)} [OPTIONS]\n```\n\n" + table(
         ("argument or option", "value", "default", "meaning"), rows
     )
 
@@ -293,99 +297,6 @@ def _option_default(parameter: inspect.Parameter) -> str:
         return "required"
     value = parameter.default.value if isinstance(parameter.default, Enum) else parameter.default
     return "-" if value is None or value is False or value == [] else f"`{value}`"
-
-
-def catalog_page() -> str:
-    """Accelerators, models and networks with their numbers and where these come from."""
-    accelerators = list(catalogued_accelerators().values())
-    parts = [_NOTICE, "# Catalogue\n"]
-    parts.append(
-        "What a run file may name under `hardware` and `model`. Letter case, spaces, dashes and underscores in an "
-        "accelerator's name do not matter. Accelerators of your own come from `--hardware FILE`, models from "
-        "`--models DIR` or as the path of a Hugging Face `config.json`.\n"
-    )
-    parts.append("## Accelerators\n\nFLOP/s are dense; a link counts one direction.\n")
-    parts.append(_table(_ACCELERATOR_COLUMNS, [_accelerator_row(a) for a in accelerators]))
-    parts.append(
-        "### Efficiencies\n\nShares of the peak that the roofline assumes; a profile bundle makes them unnecessary.\n"
-    )
-    columns = ("name", "gemm", "memory", "attention", "link", "kernel floor", "reason")
-    parts.append(_table(columns, [_efficiency_row(a) for a in accelerators]))
-    parts.append("### Sources\n")
-    for accelerator in accelerators:
-        rows = [(f"`{key}`", source) for key, source in accelerator.source.items()]
-        parts.append(f"#### {accelerator.name}\n\n{_table(('number', 'source'), rows)}")
-    parts.append("## Models\n\nArchitecture numbers of the published `config.json` files.\n")
-    parts.append(_table(_MODEL_COLUMNS, [_model_row(name) for name in catalogued_models()]))
-    parts.append(
-        "Which families this version simulates stands in the [README](../../README.md#limits-of-this-version).\n"
-    )
-    return "\n".join([*parts, *_networks()])
-
-
-def _networks() -> Iterator[str]:
-    """Networks with their values and where these come from."""
-    yield (
-        "## Networks\n\nWhat a run file may name under `network.topology`; bandwidths are those of one direction. "
-        "`network.options` replaces values, as in `{nodes: 16}`. [Topology files](configuration.md#topology-files) "
-        "says what the keys mean.\n"
-    )
-    for entry in catalogued_networks().values():
-        rows = [(f"`{path}`", _value_at(entry, path), source) for path, source in entry.source.items()]
-        also = f" Also known as {', '.join(entry.aliases)}." if entry.aliases else ""
-        lead = f"### {entry.name}\n\n`kind: {entry.topology['kind']}`. {entry.description}.{also}\n"
-        yield f"{lead}\n{_table(('key', 'value', 'source'), rows)}"
-
-
-def _value_at(entry: NetworkEntry, path: str) -> str:
-    value: Any = entry.topology
-    for key in path.split("."):
-        value = value[key]
-    return f"{len(value)} of them" if isinstance(value, list) and isinstance(value[0], dict) else _literal(value)
-
-
-_ACCELERATOR_COLUMNS = ("name", "memory", "bandwidth", "bf16", "fp8", "link", "link latency", "units", "TDP", "aliases")
-_MODEL_COLUMNS = ("name", "family", "parameters", "layers", "hidden", "heads (KV)", "KV per token", "context")
-
-
-def _accelerator_row(entry: AcceleratorSpec) -> tuple[str, ...]:
-    return (
-        entry.name,
-        format_size(entry.memory_bytes),
-        f"{entry.memory_bandwidth / 1e9:,.0f} GB/s",
-        f"{entry.bf16_flops / 1e12:,.0f} TFLOP/s",
-        f"{entry.fp8_flops / 1e12:,.0f} TFLOP/s" if entry.fp8_flops else "-",
-        f"{entry.link_kind}, {entry.link_bandwidth / 1e9:,.0f} GB/s",
-        f"{entry.link_latency_ns:,} ns",
-        str(entry.num_compute_units),
-        f"{entry.tdp_w:.0f} W" if entry.tdp_w else "-",
-        ", ".join(entry.aliases) or "-",
-    )
-
-
-def _efficiency_row(entry: AcceleratorSpec) -> tuple[str, ...]:
-    share = entry.efficiency
-    shares = (str(value) for value in (share.gemm, share.memory, share.attention, share.link))
-    return entry.name, *shares, f"{entry.kernel_launch_ns:,} ns", share.reason
-
-
-def _model_row(name: str) -> tuple[str, ...]:
-    model = find_model(name)
-    return (
-        f"`{name}`",
-        model.family.value,
-        f"{num_parameters(model) / 1e9:,.2f} B",
-        str(model.num_layers),
-        str(model.hidden_size),
-        f"{model.num_heads} ({model.num_kv_heads})",
-        format_size(kv_bytes_per_token(model)),
-        f"{model.max_position_embeddings:,}",
-    )
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,13 @@
 from llmservingsim.config.instance_spec import ExpertSpec, InstanceSpec, LatencySpec, ServingSpec
 from llmservingsim.config.kv_transfer import KvTransferSpec
 from llmservingsim.config.load import apply_overrides, json_schema, load_run
-from llmservingsim.config.spec import AdmissionSpec, MemorySpec, NetworkSpec, NodeSpec, RunSpec, SloSpec
+from llmservingsim.config.memory_spec import CxlSpec, MemorySpec
+from llmservingsim.config.spec import AdmissionSpec, NetworkSpec, NodeSpec, RunSpec, SloSpec
+from llmservingsim.config.tier_spec import TierSpec
 
 __all__ = [
     "AdmissionSpec",
+    "CxlSpec",
     "ExpertSpec",
     "InstanceSpec",
     "KvTransferSpec",
@@ -17,6 +20,7 @@ __all__ = [
     "RunSpec",
     "ServingSpec",
     "SloSpec",
+    "TierSpec",
     "apply_overrides",
     "json_schema",
     "load_run",

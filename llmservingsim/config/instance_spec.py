@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from llmservingsim.config.quantities import All2AllBackend, Count, KvDtype, QuantityError, Share, check_quantities
+from llmservingsim.config.tier_spec import TierName, TierSpec
 from llmservingsim.units import parse_bandwidth, parse_size_bytes
 
 
@@ -78,6 +79,18 @@ class ServingSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             choice.
         all2all_backend: How tokens travel between instances that share experts.
         experts: Where tokens go.
+        prefix_storage: Tiers of the prefix cache below the device, the fastest first; ``cpu`` alone means ``[cpu]``.
+        prefix_sharing: Whether instances share these tiers, if they serve the same model: not at all; ``true`` those of
+            a node, or all where the tier is ``cxl``; ``node``, likewise; or ``cluster``, where a node also reads what
+            lies in the memories of others, over the network.
+        prefix_chunk_size: Tokens that lower tiers keep together (LMCache's ``chunk_size``), a multiple of
+            ``block_size``; writing back, it is ``block_size``.
+        prefix_write: ``through``: a chunk goes down when it is complete; ``back``: blocks go down when the device needs
+            their room.
+        prefix_recall: Who waits for what comes up: its request alone, beside the queue (``async``, vLLM's offloading
+            connector); or the batch that computes it (``blocking``, LMCache).
+        preemption_mode: Whether a preempted request's KV is computed again, or swapped to host memory and back.
+        swap_space: Host memory for that, per instance.
         latency: Where operator latencies come from.
     """
 
@@ -102,9 +115,17 @@ class ServingSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     expert_parallel_size: Count | None = None
     all2all_backend: All2AllBackend | None = None
     experts: ExpertSpec | None = None
+    prefix_storage: TierName | tuple[TierName | TierSpec, ...] | None = None
+    prefix_sharing: bool | Literal["node", "cluster"] | None = None
+    prefix_chunk_size: Count | None = None
+    prefix_write: Literal["through", "back"] | None = None
+    prefix_recall: Literal["async", "blocking"] | None = None
+    preemption_mode: Literal["recompute", "swap"] | None = None
+    swap_space: str | None = None
     latency: LatencySpec | None = None
 
     def __post_init__(self) -> None:
+        check_quantities(self, parse_size_bytes, "swap_space")
         if self.enable_expert_parallel is False and (self.expert_parallel_size or 1) > 1:
             raise QuantityError(
                 f"expert_parallel_size: {self.expert_parallel_size} contradicts enable_expert_parallel false"

@@ -13,8 +13,9 @@ import msgspec
 from msgspec import Meta
 
 from llmservingsim.config.instance_spec import InstanceSpec, ServingSpec
+from llmservingsim.config.memory_spec import CxlSpec, MemorySpec
 from llmservingsim.config.quantities import Count, KvDtype
-from llmservingsim.config.spec import MemorySpec, NetworkSpec, NodeSpec, RunSpec
+from llmservingsim.config.spec import NetworkSpec, NodeSpec, RunSpec
 from llmservingsim.errors import ConfigError
 from llmservingsim.strict import convert
 
@@ -113,18 +114,23 @@ def import_peer_file(data: object, where: str) -> tuple[RunSpec, list[str]]:
         place = f"{where}: nodes[{n}]"
         _check_count(node.num_instances, len(node.instances), f"{place}.num_instances", "instances")
         instances = tuple(_instance(i, f"{place}.instances[{k}]") for k, i in enumerate(node.instances))
-        nodes.append(NodeSpec(instances=instances, cpu_memory=_memory(node.cpu_mem) if node.cpu_mem else None))
+        nodes.append(
+            NodeSpec(instances=instances, cpu_memory=MemorySpec(**_quantities(node.cpu_mem)) if node.cpu_mem else None)
+        )
     network = NetworkSpec(
         topology="FullyConnected",
         bandwidth=f"{_innermost(cluster.link_bw)}GiB/s",
         latency=f"{_innermost(cluster.link_latency)}ns",
     )
-    return RunSpec(nodes=tuple(nodes), network=network, router="least_loaded", serving=_DEFAULTS), notes
+    cxl = cluster.cxl_mem
+    pool = CxlSpec(num_devices=cxl.num_devices, **_quantities(cxl)) if cxl else None
+    run = RunSpec(nodes=tuple(nodes), network=network, router="least_loaded", serving=_DEFAULTS, cxl_memory=pool)
+    return run, notes
 
 
 def _notes(cluster: _Cluster) -> list[str]:
     """Say what the file states and the run does not use; nothing of it would change the timing."""
-    notes = ["cxl_mem is not used: nothing is placed there"] if cluster.cxl_mem else []
+    notes = []
     for key in ("link_bw", "link_latency"):
         value = getattr(cluster, key)
         if isinstance(value, tuple) and len(value) > 1:
@@ -194,8 +200,8 @@ def _tensor_parallel_size(peer: _Instance, where: str) -> int:
     return tp
 
 
-def _memory(peer: _Memory) -> MemorySpec:
-    return MemorySpec(size=f"{peer.mem_size}GiB", bandwidth=f"{peer.mem_bw}GB/s", latency=f"{peer.mem_latency}ns")
+def _quantities(peer: _Memory) -> dict[str, str]:
+    return {"size": f"{peer.mem_size}GiB", "bandwidth": f"{peer.mem_bw}GB/s", "latency": f"{peer.mem_latency}ns"}
 
 
 def _innermost(value: float | tuple[float, ...]) -> float:

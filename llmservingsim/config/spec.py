@@ -13,27 +13,9 @@ from msgspec import Meta
 
 from llmservingsim.config.instance_spec import InstanceSpec, ServingSpec
 from llmservingsim.config.kv_transfer import KvTransferSpec
+from llmservingsim.config.memory_spec import CxlSpec, MemorySpec
 from llmservingsim.config.quantities import Algorithms, Chunks, Count, Shape, Share, check_quantities
-from llmservingsim.units import parse_bandwidth, parse_size_bytes, parse_time_ns
-
-
-class MemorySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A memory of a node.
-
-    Attributes:
-        size: As ``"512GiB"``.
-        bandwidth: As ``"256GB/s"``.
-        latency: As ``"100ns"``.
-    """
-
-    size: str
-    bandwidth: str
-    latency: str = "0ns"
-
-    def __post_init__(self) -> None:
-        check_quantities(self, parse_size_bytes, "size")
-        check_quantities(self, parse_bandwidth, "bandwidth")
-        check_quantities(self, parse_time_ns, "latency", may_be_zero=True)
+from llmservingsim.units import parse_bandwidth, parse_time_ns
 
 
 class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,10 +24,12 @@ class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     Attributes:
         instances: The serving replicas on its devices.
         cpu_memory: Host memory.
+        storage: Its drives, as one.
     """
 
     instances: Annotated[tuple[InstanceSpec, ...], Meta(min_length=1)]
     cpu_memory: MemorySpec | None = None
+    storage: MemorySpec | None = None
 
 
 class NetworkSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -139,6 +123,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         nodes: The servers.
         serving: Defaults of every instance.
         network: Links between devices.
+        cxl_memory: Memory that all nodes reach.
         router: Built-in name or ``package.module:Class``; or a section with that name as ``policy``, and its options.
         decode_router: Likewise, of requests that a kv_producer has prefilled, among the kv_consumers.
         kv_transfer: How KV caches go from kv_producers to kv_consumers.
@@ -154,6 +139,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     nodes: Annotated[tuple[NodeSpec, ...], Meta(min_length=1)]
     serving: ServingSpec = ServingSpec()
     network: NetworkSpec = NetworkSpec()
+    cxl_memory: CxlSpec | None = None
     router: str | dict[str, Any] = "round_robin"
     decode_router: str | dict[str, Any] = "least_loaded"
     kv_transfer: KvTransferSpec = KvTransferSpec()

@@ -3,10 +3,11 @@
 from llmservingsim.report.recorder import Recorder
 from llmservingsim.report.records import RequestRecord, Sample
 from llmservingsim.report.result import SimulationResult
-from llmservingsim.report.summary import Provenance, summarise
+from llmservingsim.report.summary import Moved, Provenance, summarise
 from llmservingsim.report.write import write_results
 
 __all__ = [
+    "Moved",
     "Provenance",
     "Recorder",
     "RequestRecord",

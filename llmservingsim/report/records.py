@@ -12,7 +12,7 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
         instance: That served it, or prefilled it where prefill and decode are split; of a rejected request the first
             that serves its model.
         decode_instance: That decoded it where they are split.
-        cached_tokens: Prompt tokens found in the prefix cache at first admission.
+        cached_tokens: Prompt tokens found in the prefix cache at first admission, lower tiers included.
         status: ``finished`` or ``rejected``.
         reason: Why it was rejected; not a column.
     """
@@ -60,7 +60,7 @@ class Sample(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         scope: ``cluster``, ``node:<i>`` or ``instance:<i>``.
         npu_memory_bytes: Weights and KV blocks, held or cached, on all devices of the scope.
-        prefix_hit_pct: Of the prompt tokens looked up since the start of the run.
+        prefix_hit_pct: Of the prompt tokens looked up since the start of the run, found in any tier.
         cpu_memory_bytes, cxl_memory_bytes, power_w: None where not simulated.
     """
 

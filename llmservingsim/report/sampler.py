@@ -96,7 +96,7 @@ class Sampler:
             used_bytes=devices * instance.memory.used_bytes(engine.kv.pool.num_filled),
             total_bytes=devices * instance.memory.total_bytes,
             queried=engine.kv.queried_tokens,
-            hit=engine.kv.hit_tokens,
+            hit=engine.kv.hit_tokens + (sum(engine.kv.tiers.hit_tokens) if engine.kv.tiers is not None else 0),
         )
 
     def _write(self, end_ns: int, scope: str, rows: Sequence[_Totals]) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from llmservingsim.config import SloSpec
 from llmservingsim.instance import Instance
+from llmservingsim.kv_traffic import KvTraffic
 from llmservingsim.report.recorder import Recorder
 from llmservingsim.report.records import RequestRecord
 from llmservingsim.report.statistics import describe, describe_counts
+from llmservingsim.report.tiers import prefix_tiers
 from llmservingsim.report.transfers import summarise_transfers
 from llmservingsim.transfer import KvTransfers
 from llmservingsim.units import NS_PER_MS, NS_PER_S, parse_time_ns
@@ -38,10 +40,22 @@ class Provenance(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
 
 
+class Moved(NamedTuple):
+    """KV that went beyond the device that computed it.
+
+    Attributes:
+        transfers: Between instances, if any hands on.
+        traffic: To and from lower tiers, if there are any.
+    """
+
+    transfers: KvTransfers | None = None
+    traffic: KvTraffic | None = None
+
+
 def summarise(
     recorder: Recorder,
     instances: Sequence[Instance],
-    transfers: KvTransfers | None,
+    moved: Moved,
     slo: SloSpec | None,
     provenance: Provenance,
     wall_s: float,
@@ -73,9 +87,9 @@ def summarise(
             ),
         },
         "preemptions": sum(r.preemptions for r in recorder.records),
-        "prefix_cache": {"npu": _prefix_cache(instances)},
+        "prefix_cache": {"npu": _prefix_cache(instances)} | prefix_tiers(moved.traffic),
         "bytes_moved": _bytes_moved(instances),
-        "kv_transfers": summarise_transfers(transfers),
+        "kv_transfers": summarise_transfers(moved.transfers),
         "energy_j": None,
         "goodput": _goodput(finished, slo, simulated_s),
         "instances": [_instance(i) for i in instances],

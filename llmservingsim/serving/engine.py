@@ -18,6 +18,7 @@ import msgspec
 from llmservingsim.serving.batch import Batch, Scheduled
 from llmservingsim.serving.cohort import DecodeCohort
 from llmservingsim.serving.kv import BlockHash, KVCacheManager, hash_blocks
+from llmservingsim.serving.kv.tiers import TierRead
 from llmservingsim.serving.polling import KvPolling
 from llmservingsim.serving.remote import ExpectingScheduler, Load, LoadingScheduler
 from llmservingsim.serving.request import Request, RequestStatus
@@ -210,6 +211,13 @@ class Engine:
         if not (self._in_flight and self.polling.is_at_launch):
             self._hear_of(self.polling.take())
 
+    def recalled(self, read: TierRead) -> None:
+        """KV has come up from lower tiers."""
+        assert self.kv.tiers is not None
+        self.kv.tiers.read_ended(read)
+        if read.request.status is RequestStatus.WAITING_FOR_REMOTE_KVS:
+            self.loaded(read.request)
+
     def release(self, request: Request) -> None:
         """Give up the blocks of a request that was handed on."""
         self.kv.free(request)
@@ -234,6 +242,8 @@ class Engine:
         batch = self._launch(scheduled)
         self.polling.launched(batch.index)
         self._in_flight.append(batch)
+        if self.kv.tiers is not None:
+            self.kv.tiers.batch_formed(batch.index)
         self.cohort.leave_after(batch)
         self.iterations += 1
         return batch
@@ -272,6 +282,8 @@ class Engine:
                 else:
                     self.scheduler.finish(request)
                     finished.append(request)
+        if self.kv.tiers is not None:
+            self.kv.tiers.batch_ended(batch.index, self.iterations - 1)
         return Outcome(batch, finished, handed, num_sampled, gaps)
 
     def _hand_off(self, request: Request) -> None:

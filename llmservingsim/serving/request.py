@@ -37,7 +37,8 @@ class Request:
         block_hashes: Chained hashes of the full blocks of prompt and output.
         admission: Counts the admissions of the engine; the running list is in this order.
         num_preemptions: How often it lost its blocks; also tells batches in flight from before a preemption.
-        cached_tokens: Tokens found in the prefix cache at first admission.
+        cached_tokens: Tokens found in the prefix cache at first admission, lower tiers included.
+        recalled: Tier and tokens of each part that came from there when it was last admitted.
         hand_off: Another instance goes on with it after its first token.
         remote_tokens: How many of its first tokens have their KV elsewhere, from where it is loaded.
         prefill_instance: That computed its prompt, -1 if this one does.
@@ -64,6 +65,7 @@ class Request:
         "num_tokens",
         "prefill_instance",
         "priority",
+        "recalled",
         "remote_tokens",
         "request_id",
         "scheduled_ns",
@@ -95,6 +97,7 @@ class Request:
         self.prefill_instance = -1
         self.earlier_preemptions = 0
         self.cached_tokens = 0
+        self.recalled: tuple[tuple[str, int], ...] = ()
         self.scheduled_ns = -1
         self.first_token_ns = -1
         self.last_token_ns = -1

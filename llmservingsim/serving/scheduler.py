@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from llmservingsim.serving.cohort import DecodeCohort
 from llmservingsim.serving.kv import BlockHash, BlockPool, KVCacheManager
+from llmservingsim.serving.kv.tiers import TierHit
 from llmservingsim.serving.queue import FcfsQueue, PriorityQueue, RequestQueue
 from llmservingsim.serving.remote import Load
 from llmservingsim.serving.request import Request, RequestStatus
@@ -79,6 +80,11 @@ class VllmScheduler:
         self._cohort = cohort
 
     @property
+    def _recalls_aside(self) -> bool:
+        """Whether a request waits beside the queue for what comes up from lower tiers, instead of in its batch."""
+        return self.kv.tiers is not None and self.kv.tiers.options.recall == "async"
+
+    @property
     def num_waiting(self) -> int:
         """Requests that wait for admission."""
         return len(self._waiting) + len(self._loading) + len(self._loaded)
@@ -97,7 +103,7 @@ class VllmScheduler:
         batch, budget, preempted = self._schedule_running(budget)
         self._let_join(batch)
         if not preempted and self._loaded:
-            budget = self._schedule_loaded(batch, budget)
+            budget = self._schedule_loaded(batch, budget, now_ns)
         if not preempted and self._waiting:
             self._schedule_waiting(batch, budget, now_ns)
         return batch
@@ -131,6 +137,8 @@ class VllmScheduler:
             self._drop(request)
         else:  # it was preempted while its last token was in flight
             self._waiting.remove(request)
+            if self.kv.tiers is not None:
+                self.kv.tiers.forget(request)
         self.kv.free(request)
         request.status = RequestStatus.FINISHED
 
@@ -227,6 +235,8 @@ class VllmScheduler:
     def _preempt(self, request: Request) -> None:
         """Take a running request's blocks; it keeps its tokens and waits for readmission."""
         self._drop(request)
+        if self.kv.tiers is not None:
+            self.kv.tiers.swap_out(request)
         self.kv.free(request)
         request.status = RequestStatus.PREEMPTED
         request.num_computed_tokens = 0
@@ -235,31 +245,44 @@ class VllmScheduler:
         request.num_preemptions += 1
         self._waiting.put_back(request)
 
-    def _schedule_loaded(self, batch: list[tuple[Request, int]], budget: int) -> int:
+    def _schedule_loaded(self, batch: list[tuple[Request, int]], budget: int, now_ns: int) -> int:
         """Admit requests whose KV has come; return the budget that is left, none if one of them has to wait."""
         while self._loaded:
             request = self._loaded[0]
             tokens = min(request.num_tokens - request.num_computed_tokens, self._longest_chunk, budget)
             if tokens <= 0 or len(self.running) >= self.config.max_num_seqs or not self.kv.allocate(request, tokens):
                 return 0
-            self._enter(self._loaded.popleft())
+            self._loaded.popleft()
+            self._first_admitted(request, now_ns)
+            self._enter(request)
             batch.append((request, tokens))
             budget -= tokens
         return budget
 
-    def _begin_load(self, request: Request) -> bool:
-        """Take the blocks for what a request is to receive; return False if they are not free."""
-        prefix = self.kv.cached_prefix(request)
+    def _begin_load(self, request: Request, prefix: list[int], hit: TierHit | None = None) -> bool:
+        """Take the blocks for what a request is to receive; return False if they are not free.
+
+        Args:
+            request: The next one.
+            prefix: Its blocks on the device.
+            hit: What comes from lower tiers; None if another instance has the rest.
+        """
         if not self.kv.fits_whole(request, prefix):
             return False
         self._waiting.pop()
         self.kv.admit(request, prefix)
+        if hit is not None:
+            request.remote_tokens = request.num_computed_tokens + hit.num_tokens
         missing = max(0, request.remote_tokens - request.num_computed_tokens)
-        self.kv.reserve(request, request.num_tokens + request.num_output_placeholders)
+        if hit is not None and self.kv.tiers is not None:
+            self.kv.tiers.begin_read(request, hit)  # before blocks are taken, whose contents may go where the hit lies
+        else:
+            self._loads.append(Load(request, missing))
+        whole = request.num_tokens + request.num_output_placeholders
+        self.kv.reserve(request, whole)  # two that wait with a part each could wait forever
         request.status = RequestStatus.WAITING_FOR_REMOTE_KVS
         self._loading[request] = None
-        self._loads.append(Load(request, missing))
-        if not (missing and self.load_kv_async):
+        if not missing or (hit is None and not self.load_kv_async):
             self.loaded(request)
         return True
 
@@ -268,14 +291,21 @@ class VllmScheduler:
         while self._waiting and budget > 0 and len(self.running) < self.config.max_num_seqs:
             request = self._waiting.peek()
             if request.remote_tokens:
-                if not self._begin_load(request):
+                if not self._begin_load(request, self.kv.cached_prefix(request)):
                     break
-                budget = self._schedule_loaded(batch, budget)
+                budget = self._schedule_loaded(batch, budget, now_ns)
                 continue
             if self._refusal is not None and self._refusal.holds(request, self.kv.pool):
                 break
             prefix = self.kv.cached_prefix(request)
-            tokens = request.num_tokens - len(prefix) * self.kv.block_size
+            hit = self.kv.tiers.lookup(request, len(prefix)) if self.kv.tiers is not None else None
+            if hit is not None and self._recalls_aside:
+                if not self._begin_load(request, prefix, hit):
+                    self._refusal = Refusal.of(request, prefix, self.kv.pool)
+                    break
+                continue
+            recalled = hit.num_tokens if hit is not None else 0
+            tokens = request.num_tokens - len(prefix) * self.kv.block_size - recalled
             tokens = min(tokens, self._longest_chunk) if self.config.long_prefill_token_threshold else tokens
             if tokens > budget and not self.config.enable_chunked_prefill:
                 break
@@ -283,19 +313,29 @@ class VllmScheduler:
             if self.config.scheduler_reserve_full_isl and not self.kv.fits_whole(request, prefix):
                 self._refusal = Refusal.of(request, prefix, self.kv.pool)
                 break
-            if not self.kv.can_admit(prefix, tokens):
+            if not self.kv.can_admit(prefix, recalled + tokens):
                 break
-            self._admit(self._waiting.pop(), prefix, tokens, now_ns)
+            self._waiting.pop()
+            self._admit(request, prefix, hit, now_ns)
+            self.kv.allocate(request, tokens)
+            self._enter(request)
             batch.append((request, tokens))
             budget -= tokens
 
-    def _admit(self, request: Request, prefix: list[int], tokens: int, now_ns: int) -> None:
+    def _admit(self, request: Request, prefix: list[int], hit: TierHit | None, now_ns: int) -> None:
+        """Give a request what is cached of it; what lies in lower tiers comes up before its batch."""
         self.kv.admit(request, prefix)
-        self.kv.allocate(request, tokens)
+        if hit is not None and self.kv.tiers is not None:
+            self.kv.tiers.begin_read(request, hit)
+            request.num_computed_tokens += hit.num_tokens
+            self.kv.reserve(request, request.num_computed_tokens)
+        self._first_admitted(request, now_ns)
+
+    def _first_admitted(self, request: Request, now_ns: int) -> None:
+        """Note when a request was first admitted and how much of it was cached, unless whoever prefilled it has."""
         if request.scheduled_ns < 0:
             request.scheduled_ns = now_ns
             request.cached_tokens = request.num_computed_tokens
-        self._enter(request)
 
     def _enter(self, request: Request) -> None:
         """Put a request, whose blocks are taken, at the end of the running list."""

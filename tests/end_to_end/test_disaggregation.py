@@ -100,6 +100,13 @@ def test_a_full_decode_side_lets_requests_wait_and_the_prefill_side_hold_their_b
     assert [i.engine.kv.pool.num_held for i in made.system.instances] == [0, 0]
 
 
+def test_two_whose_last_token_begins_a_block_do_not_wait_for_each_others_blocks() -> None:
+    """Prompts of 48 and 64 tokens fill 3 and 4 of 7 blocks; their first tokens need one more each."""
+    spec = config(instance("kv_producer"), instance("kv_consumer", num_gpu_blocks=8))
+    done = run(spec, request(0, prompt=48, output=3), request(1, prompt=64, output=3))
+    assert [r.status for r in done.recorder.records] == ["finished"] * 2
+
+
 def test_what_the_decode_side_has_cached_does_not_cross_again() -> None:
     """160 tokens are 10 blocks; the second prompt shares the first 6 of them and is 7 long."""
     ids = list(range(400))

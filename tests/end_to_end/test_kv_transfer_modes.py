@@ -339,7 +339,7 @@ def test_a_prompt_that_is_preempted_while_it_is_pushed_crosses_whole_when_it_is_
 class NeverLoads(VllmScheduler):
     """Takes no blocks for KV that comes from elsewhere."""
 
-    def _begin_load(self, request: object) -> bool:
+    def _begin_load(self, *parts: object) -> bool:
         return False
 
 

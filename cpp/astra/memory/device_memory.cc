@@ -10,10 +10,14 @@ namespace astra {
 DeviceMemory::DeviceMemory(const MemoryLevel& level, const char* where, Network& network, EventQueue& events)
     : level_(level),
       where_(where),
+      rates_(level.rates),
       is_shared_(level.discipline == "shared"),
       channels_(events, use_),
       pim_(events, use_),
       network_(network) {
+  if (rates_.empty()) {
+    rates_.push_back({level.latency_ns, level.bandwidth, level.write_bandwidth});
+  }
   use_.capacity_bytes = saturating_product(level.num_devices, level.capacity_bytes);
   for (std::int64_t device = 0; is_shared_ && device < level.num_devices; ++device) {
     devices_.emplace_back(events, use_);
@@ -49,7 +53,7 @@ void DeviceMemory::fire(std::uint32_t, std::uint64_t arg) {
 void DeviceMemory::serve(const MemoryAccess& stripe, LocalTimes& local, Call done) {
   const auto device = static_cast<std::size_t>(stripe.device);
   if (is_shared_) {
-    devices_[device].serve(level_.latency_ns, transfer_time(stripe), done);
+    devices_[device].serve(rate(stripe).latency_ns, transfer_time(stripe), done);
     return;
   }
   const auto channels = static_cast<std::size_t>(level_.channels);
@@ -117,18 +121,20 @@ DeviceMemory::Path DeviceMemory::path(const MemoryAccess& stripe) const {
   return stripe.is_store ? Path{stripe.rank, endpoint} : Path{endpoint, stripe.rank};
 }
 
-double DeviceMemory::bandwidth(const MemoryAccess& stripe) const {
-  return stripe.is_store && level_.write_bandwidth > 0 ? level_.write_bandwidth : level_.bandwidth;
+const MemoryRate& DeviceMemory::rate(const MemoryAccess& stripe) const {
+  return rates_[rates_.size() > 1 ? static_cast<std::size_t>(stripe.device) : 0];
 }
 
 // Without the latency, alone on its channel.
 double DeviceMemory::transfer_time(const MemoryAccess& stripe) const {
-  const double rate = bandwidth(stripe) / static_cast<double>(level_.channels);
-  return rate > 0 ? static_cast<double>(stripe.bytes) / rate : 0;
+  const MemoryRate& own = rate(stripe);
+  const double whole = stripe.is_store && own.write_bandwidth > 0 ? own.write_bandwidth : own.bandwidth;
+  const double channel = whole / static_cast<double>(level_.channels);
+  return channel > 0 ? static_cast<double>(stripe.bytes) / channel : 0;
 }
 
 Time DeviceMemory::device_time(const MemoryAccess& stripe) const {
-  return level_.latency_ns + truncate(transfer_time(stripe));
+  return rate(stripe).latency_ns + truncate(transfer_time(stripe));
 }
 
 }  // namespace astra

@@ -40,13 +40,14 @@ class DeviceMemory final : public MemoryModel, public EventTarget {
   std::vector<MemoryAccess> stripes(const MemoryAccess& access) const;
   bool moves(const MemoryAccess& stripe) const;
   Path path(const MemoryAccess& stripe) const;
-  double bandwidth(const MemoryAccess& stripe) const;
+  const MemoryRate& rate(const MemoryAccess& stripe) const;
   double transfer_time(const MemoryAccess& stripe) const;
   Time device_time(const MemoryAccess& stripe) const;
   void serve(const MemoryAccess& stripe, LocalTimes& local, Call done);
 
   MemoryLevel level_;
   std::string where_;
+  std::vector<MemoryRate> rates_;  // one for all devices, or one each
   bool is_shared_;
   Servers channels_;
   std::deque<SharedServer> devices_;  // shared

@@ -24,10 +24,14 @@ void check_count(const std::string& prefix, const char* field, std::int64_t valu
   }
 }
 
+void check_speed(const MemoryRate& speed, const std::string& prefix) {
+  check_count(prefix, "latency_ns", speed.latency_ns, 0, static_cast<Time>(kLongest));
+  check_rate(prefix, "bandwidth", speed.bandwidth);
+  check_rate(prefix, "write bandwidth", speed.write_bandwidth);
+}
+
 void check_level(const MemoryLevel& level, const std::string& prefix) {
-  check_count(prefix, "latency_ns", level.latency_ns, 0, static_cast<Time>(kLongest));
-  check_rate(prefix, "bandwidth", level.bandwidth);
-  check_rate(prefix, "write bandwidth", level.write_bandwidth);
+  check_speed({level.latency_ns, level.bandwidth, level.write_bandwidth}, prefix);
   check_count(prefix, "npus_per_node", level.npus_per_node, 1, kMostCount);
   check_count(prefix, "num_devices", level.num_devices, 1, 1 << 12);
   check_count(prefix, "pim_channels", level.pim_channels, 0, 1 << 12);
@@ -53,6 +57,7 @@ void check_meaning(const MemoryLevel& level, const std::string& prefix) {
   only(level.write_bandwidth != unsaid.write_bandwidth, "write bandwidth", "MEMORY_DEVICES");
   only(level.capacity_bytes != unsaid.capacity_bytes, "capacity_bytes", "MEMORY_DEVICES");
   only(!level.endpoints.empty(), "endpoints", "MEMORY_DEVICES");
+  only(!level.rates.empty(), "rates", "MEMORY_DEVICES");
 }
 
 void check_devices(const MemoryLevel& level, const std::string& prefix, const Network& network) {
@@ -61,6 +66,13 @@ void check_devices(const MemoryLevel& level, const std::string& prefix, const Ne
   }
   if (level.discipline == "shared" && level.channels != 1) {
     refuse(prefix + "channels is for discipline fifo: all accesses of a device share it as one");
+  }
+  if (!level.rates.empty() && static_cast<std::int64_t>(level.rates.size()) != level.num_devices) {
+    refuse(prefix + "rates must be one per device (" + std::to_string(level.num_devices) + "), not " +
+           std::to_string(level.rates.size()));
+  }
+  for (const MemoryRate& speed : level.rates) {
+    check_speed(speed, prefix + "rates: ");
   }
   if (!level.endpoints.empty() && static_cast<std::int64_t>(level.endpoints.size()) != level.num_devices) {
     refuse(prefix + "endpoints must name one device of the network per memory device (" +

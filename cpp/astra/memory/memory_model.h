@@ -22,6 +22,13 @@ struct MemoryAccess {
   Bytes bytes = 0;
 };
 
+// How fast a device of MEMORY_DEVICES is.
+struct MemoryRate {
+  Time latency_ns = 0;
+  double bandwidth = 0;        // bytes per nanosecond
+  double write_bandwidth = 0;  // of stores; 0: as `bandwidth`
+};
+
 // One memory level; ASTRA-sim's names where it has one.
 struct MemoryLevel {
   // ASTRA-sim's NO_MEMORY_EXPANSION, PER_NPU_MEMORY_EXPANSION, PER_NODE_MEMORY_EXPANSION and MEMORY_POOL, where who
@@ -44,6 +51,8 @@ struct MemoryLevel {
   // Per device, the device of the network to which it is attached: accesses are messages to or from there. Empty: they
   // do not use the network.
   std::vector<Rank> endpoints = {};
+  // Per device, where devices differ, instead of latency and bandwidths of the level. Empty: they are alike.
+  std::vector<MemoryRate> rates = {};
 
   // A level of the user's own: what an access takes alone, asked once per (device, channel, is_store, bytes); and which
   // queue serves it, if any, asked once per (rank, device, channel).

@@ -16,7 +16,7 @@ block takes it out of the middle of the queue.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from llmservingsim.errors import InvariantError
 from llmservingsim.serving.kv.hashing import BlockHash
@@ -27,6 +27,9 @@ class BlockPool:
 
     Args:
         num_blocks: vLLM's ``num_gpu_blocks``; one of them is the null block.
+
+    Attributes:
+        evicted: Hears of contents that no block has any more, if set.
     """
 
     def __init__(self, num_blocks: int) -> None:
@@ -36,6 +39,7 @@ class BlockPool:
         self._hash_of: dict[int, BlockHash] = {}
         self._blocks_of: dict[BlockHash, dict[int, None]] = {}
         self._num_free_cached = 0
+        self.evicted: Callable[[BlockHash], None] | None = None
 
     @property
     def num_free(self) -> int:
@@ -56,6 +60,10 @@ class BlockPool:
         """Return a block with these contents; of duplicates the one cached first."""
         blocks = self._blocks_of.get(block_hash)
         return next(iter(blocks)) if blocks else None
+
+    def holds(self, block: int, block_hash: BlockHash) -> bool:
+        """Whether a block has these contents."""
+        return self._hash_of.get(block) == block_hash
 
     def is_free(self, block: int) -> bool:
         """Whether nobody holds the block."""
@@ -121,3 +129,5 @@ class BlockPool:
         del blocks[block]
         if not blocks:
             del self._blocks_of[block_hash]
+            if self.evicted is not None:
+                self.evicted(block_hash)

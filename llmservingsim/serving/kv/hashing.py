@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 BlockHash = int
 
-_ROOT: BlockHash = 0
+NO_PARENT: BlockHash = 0
+"""Stands before the first block."""
 
 
 def hash_blocks(token_ids: Sequence[int], block_size: int) -> list[BlockHash]:
@@ -16,7 +17,7 @@ def hash_blocks(token_ids: Sequence[int], block_size: int) -> list[BlockHash]:
     seed and is the same in every process, which is enough to tell the blocks of a trace apart.
     """
     hashes = []
-    parent = _ROOT
+    parent = NO_PARENT
     for start in range(0, len(token_ids) - block_size + 1, block_size):
         parent = hash((parent, *token_ids[start : start + block_size]))
         hashes.append(parent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from llmservingsim.serving.kv.block_pool import BlockPool
+from llmservingsim.serving.kv.tiers import KvTiers
 from llmservingsim.serving.request import Request
 
 
@@ -13,6 +14,10 @@ class KVCacheManager:
         num_blocks: vLLM's ``num_gpu_blocks`` (one is the null block).
         block_size: Tokens per block.
         enable_prefix_caching: Whether full blocks are found again by their hash.
+
+    Attributes:
+        queried_tokens, hit_tokens: Looked up at first admissions, and found on the device.
+        tiers: What lies below the device, if anything does.
     """
 
     def __init__(self, num_blocks: int, block_size: int, *, enable_prefix_caching: bool = True) -> None:
@@ -21,6 +26,7 @@ class KVCacheManager:
         self.enable_prefix_caching = enable_prefix_caching
         self.queried_tokens = 0
         self.hit_tokens = 0
+        self.tiers: KvTiers | None = None
 
     def blocks_for(self, num_tokens: int) -> int:
         """Blocks that hold ``num_tokens`` tokens."""
@@ -101,6 +107,8 @@ class KVCacheManager:
         hashes = request.block_hashes
         for i in range(request.num_cached_blocks, min(full, len(hashes))):
             self.pool.cache(request.block_ids[i], hashes[i])
+        if self.tiers is not None:
+            self.tiers.filled(request, request.num_cached_blocks, min(full, len(hashes)))
         request.num_cached_blocks = full
 
     def free(self, request: Request) -> None:

@@ -164,7 +164,7 @@ def test_the_last_of_two_overrides_of_a_leaf_wins() -> None:
     [
         ("seed", "expected key.path=value"),
         ("=1", "expected key.path=value"),
-        ("sed=1", "the run has no key 'sed' (did you mean 'seed'?); expected admission, decode_router"),
+        ("sed=1", "the run has no key 'sed' (did you mean 'seed'?); expected admission, cxl_memory, decode_router"),
         ("serving.max_num_seq=1", "serving has no key 'max_num_seq' (did you mean 'max_num_seqs'?)"),
         ("serving.max_num_seqs=many", "serving.max_num_seqs: expected int | null, got 'many'"),
         ("serving.max_num_seqs.x=1", "serving.max_num_seqs: expected int | null, got {'x': 1}"),

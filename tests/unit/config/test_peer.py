@@ -131,7 +131,7 @@ def test_a_wrong_file_is_refused_with_the_place(data: dict[str, Any], said: str)
 
 def test_what_is_stated_in_vain_is_noted() -> None:
     def add(data: dict[str, Any]) -> None:
-        data.update(cxl_mem={"mem_size": 1, "mem_bw": 1}, link_bw=[16, 8])
+        data.update(link_bw=[16, 8])
         data["nodes"][0].update(power={"base_node_power": 60})
         data["nodes"][0]["cpu_mem"].update(pim_config="DDR4", mem_latency=3)
         data["nodes"][0]["instances"][0]["npu_mem"].update(mem_latency=5)
@@ -139,7 +139,6 @@ def test_what_is_stated_in_vain_is_noted() -> None:
     spec, notes = import_peer_file(changed(add), "file")
     assert spec.network.bandwidth == "16.0GiB/s"
     assert [note.split(" is ")[0] for note in notes] == [
-        "cxl_mem",
         "link_bw",
         "nodes[0].power",
         "nodes[0].cpu_mem.pim_config",

@@ -1,0 +1,106 @@
+"""The reference page of the catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from llmservingsim.cli.markdown import literal, table
+from llmservingsim.config.catalog import (
+    AcceleratorSpec,
+    NetworkEntry,
+    catalogued_accelerators,
+    catalogued_models,
+    catalogued_networks,
+    find_model,
+)
+from llmservingsim.model import kv_bytes_per_token, num_parameters
+from llmservingsim.units import format_size
+
+
+def catalog_page(notice: str) -> str:
+    """Accelerators, models and networks with their numbers and where these come from, below ``notice``."""
+    accelerators = list(catalogued_accelerators().values())
+    parts = [notice, "# Catalogue\n"]
+    parts.append(
+        "What a run file may name under `hardware` and `model`. Letter case, spaces, dashes and underscores in an "
+        "accelerator's name do not matter. Accelerators of your own come from `--hardware FILE`, models from "
+        "`--models DIR` or as the path of a Hugging Face `config.json`.\n"
+    )
+    parts.append("## Accelerators\n\nFLOP/s are dense; a link counts one direction.\n")
+    parts.append(table(_ACCELERATOR_COLUMNS, [_accelerator_row(a) for a in accelerators]))
+    parts.append(
+        "### Efficiencies\n\nShares of the peak that the roofline assumes; a profile bundle makes them unnecessary.\n"
+    )
+    columns = ("name", "gemm", "memory", "attention", "link", "kernel floor", "reason")
+    parts.append(table(columns, [_efficiency_row(a) for a in accelerators]))
+    parts.append("### Sources\n")
+    for accelerator in accelerators:
+        rows = [(f"`{key}`", source) for key, source in accelerator.source.items()]
+        parts.append(f"#### {accelerator.name}\n\n{table(('number', 'source'), rows)}")
+    parts.append("## Models\n\nArchitecture numbers of the published `config.json` files.\n")
+    parts.append(table(_MODEL_COLUMNS, [_model_row(name) for name in catalogued_models()]))
+    parts.append(
+        "Which families this version simulates stands in the [README](../../README.md#limits-of-this-version).\n"
+    )
+    return "\n".join([*parts, *_networks()])
+
+
+def _networks() -> Iterator[str]:
+    """Networks with their values and where these come from."""
+    yield (
+        "## Networks\n\nWhat a run file may name under `network.topology`; bandwidths are those of one direction. "
+        "`network.options` replaces values, as in `{nodes: 16}`. [Topology files](configuration.md#topology-files) "
+        "says what the keys mean.\n"
+    )
+    for entry in catalogued_networks().values():
+        rows = [(f"`{path}`", _value_at(entry, path), source) for path, source in entry.source.items()]
+        also = f" Also known as {', '.join(entry.aliases)}." if entry.aliases else ""
+        lead = f"### {entry.name}\n\n`kind: {entry.topology['kind']}`. {entry.description}.{also}\n"
+        yield f"{lead}\n{table(('key', 'value', 'source'), rows)}"
+
+
+def _value_at(entry: NetworkEntry, path: str) -> str:
+    value: Any = entry.topology
+    for key in path.split("."):
+        value = value[key]
+    return f"{len(value)} of them" if isinstance(value, list) and isinstance(value[0], dict) else literal(value)
+
+
+_ACCELERATOR_COLUMNS = ("name", "memory", "bandwidth", "bf16", "fp8", "link", "link latency", "units", "TDP", "aliases")
+_MODEL_COLUMNS = ("name", "family", "parameters", "layers", "hidden", "heads (KV)", "KV per token", "context")
+
+
+def _accelerator_row(entry: AcceleratorSpec) -> tuple[str, ...]:
+    return (
+        entry.name,
+        format_size(entry.memory_bytes),
+        f"{entry.memory_bandwidth / 1e9:,.0f} GB/s",
+        f"{entry.bf16_flops / 1e12:,.0f} TFLOP/s",
+        f"{entry.fp8_flops / 1e12:,.0f} TFLOP/s" if entry.fp8_flops else "-",
+        f"{entry.link_kind}, {entry.link_bandwidth / 1e9:,.0f} GB/s",
+        f"{entry.link_latency_ns:,} ns",
+        str(entry.num_compute_units),
+        f"{entry.tdp_w:.0f} W" if entry.tdp_w else "-",
+        ", ".join(entry.aliases) or "-",
+    )
+
+
+def _efficiency_row(entry: AcceleratorSpec) -> tuple[str, ...]:
+    share = entry.efficiency
+    shares = (str(value) for value in (share.gemm, share.memory, share.attention, share.link))
+    return entry.name, *shares, f"{entry.kernel_launch_ns:,} ns", share.reason
+
+
+def _model_row(name: str) -> tuple[str, ...]:
+    model = find_model(name)
+    return (
+        f"`{name}`",
+        model.family.value,
+        f"{num_parameters(model) / 1e9:,.2f} B",
+        str(model.num_layers),
+        str(model.hidden_size),
+        f"{model.num_heads} ({model.num_kv_heads})",
+        format_size(kv_bytes_per_token(model)),
+        f"{model.max_position_embeddings:,}",
+    )

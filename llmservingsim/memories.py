@@ -1,0 +1,177 @@
+"""The memories of a run beside those of its accelerators: what they are, and who keeps how much where.
+
+::
+
+    tier      location of a graph's node   devices
+    cpu       REMOTE                       one per node
+    cxl       CXL                          those of the pool, which all nodes reach
+    storage   STORAGE                      one per node
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, get_args
+
+from llmservingsim.backend import MemoryLevelModel, MemoryModel, MemoryRateModel
+from llmservingsim.backend.config import MEMORY_GB
+from llmservingsim.config import MemorySpec, RunSpec
+from llmservingsim.config.tier_spec import TierName
+from llmservingsim.errors import CapacityError, ConfigError, nearest
+from llmservingsim.graph import MemoryLocation
+from llmservingsim.units import format_size, parse_bandwidth, parse_size_bytes, parse_time_ns
+
+TIERS: dict[TierName, MemoryLocation] = {
+    "cpu": MemoryLocation.REMOTE,
+    "cxl": MemoryLocation.CXL,
+    "storage": MemoryLocation.STORAGE,
+}
+
+INTERLEAVED = -1
+"""The device of what is striped over all devices of a tier."""
+
+
+class Place(NamedTuple):
+    """Where something lies.
+
+    Attributes:
+        tier: Which memory.
+        device: Which of its devices, or `INTERLEAVED`.
+    """
+
+    tier: TierName
+    device: int
+
+    @property
+    def location(self) -> MemoryLocation:
+        """Of a graph's node."""
+        return TIERS[self.tier]
+
+    def __str__(self) -> str:
+        if self.tier == "cxl":
+            return "cxl" if self.device == INTERLEAVED else f"cxl:{self.device}"
+        return f"{self.tier} of node {self.device}"
+
+
+class Claim(NamedTuple):
+    """Bytes of a place that somebody keeps for the whole run.
+
+    Attributes:
+        what: Who and what for, for messages.
+        place: Where.
+        num_bytes: How much.
+    """
+
+    what: str
+    place: Place
+    num_bytes: int
+
+
+class Memories:
+    """The memories that a run file describes.
+
+    Args:
+        spec: The run.
+
+    Attributes:
+        claims: In the order in which they were made.
+    """
+
+    def __init__(self, spec: RunSpec) -> None:
+        devices: dict[TierName, list[MemorySpec | None]] = {
+            "cpu": [node.cpu_memory for node in spec.nodes],
+            "cxl": [spec.cxl_memory] * (spec.cxl_memory.num_devices if spec.cxl_memory else 0),
+            "storage": [node.storage for node in spec.nodes],
+        }
+        self._sizes = {tier: [parse_size_bytes(m.size) if m else 0 for m in found] for tier, found in devices.items()}
+        self._levels = {tier: _level(found) for tier, found in devices.items()}
+        self._used: set[TierName] = set()
+        self.claims: list[Claim] = []
+
+    @property
+    def model(self) -> MemoryModel:
+        """The memories that somebody has found so far, as the backend takes them."""
+        found = {tier: self._levels[tier] if tier in self._used else MemoryLevelModel() for tier in TIERS}
+        return MemoryModel(remote=found["cpu"], cxl=found["cxl"], storage=found["storage"])
+
+    def find(self, name: str, node: int) -> Place:
+        """Return the place that a file calls ``cpu``, ``cxl``, ``cxl:<i>`` or ``storage``, seen from a node.
+
+        Raises:
+            ConfigError: If there is no such memory.
+        """
+        tier, _, number = name.partition(":")
+        if tier not in TIERS or (number and (tier != "cxl" or not number.isdecimal())):
+            raise ConfigError(f"{name!r} is no memory{nearest(name, TIERS)}; expected cpu, cxl, cxl:<i> or storage")
+        sizes = self._sizes[tier]
+        if not any(sizes) if tier == "cxl" else not sizes[node]:
+            key = {"cpu": f"nodes[{node}].cpu_memory", "cxl": "cxl_memory", "storage": f"nodes[{node}].storage"}[tier]
+            raise ConfigError(f"{name!r} is asked for, but the run describes no such memory; expected {key}")
+        self._used.add(tier)
+        if tier != "cxl":
+            return Place(tier, node)
+        device = int(number) if number else INTERLEAVED
+        if device >= len(sizes):
+            raise ConfigError(f"{name!r}: the pool has {len(sizes)} devices; expected cxl:0 to cxl:{len(sizes) - 1}")
+        return Place(tier, device if len(sizes) > 1 else 0)
+
+    def size_bytes(self, place: Place) -> int:
+        """Return how much a place holds."""
+        sizes = self._sizes[place.tier]
+        return sum(sizes) if place.device == INTERLEAVED else sizes[place.device]
+
+    def free_bytes(self, place: Place) -> int:
+        """Return what nobody has claimed; of an interleaved place, what an even stripe can still take."""
+        sizes = self._sizes[place.tier]
+        if place.device != INTERLEAVED:
+            return sizes[place.device] - self._claimed(place.tier, place.device)
+        return min(size - self._claimed(place.tier, d) for d, size in enumerate(sizes)) * len(sizes)
+
+    def claim(self, what: str, place: Place, num_bytes: int) -> None:
+        """Keep bytes of a place for the whole run.
+
+        Raises:
+            CapacityError: If they do not fit; the message lists who has what there.
+        """
+        if num_bytes > self.free_bytes(place):
+            there = [claim for claim in self.claims if claim.place.tier == place.tier and _overlap(claim.place, place)]
+            rows = [f"\n  {format_size(c.num_bytes):>12}  {c.place}  {c.what}" for c in there]
+            raise CapacityError(
+                f"{what}: {format_size(num_bytes)} do not fit into {place}, which holds "
+                f"{format_size(self.size_bytes(place))}, of which {format_size(self.free_bytes(place))} are free"
+                + (". There are already:" + "".join(rows) if rows else "")
+            )
+        self.claims.append(Claim(what, place, num_bytes))
+
+    def _claimed(self, tier: TierName, device: int) -> int:
+        """Bytes of one device that claims hold; of an interleaved claim its even part, rounded up."""
+        total = 0
+        for claim in self.claims:
+            if claim.place.tier == tier and claim.place.device in (device, INTERLEAVED):
+                parts = len(self._sizes[tier]) if claim.place.device == INTERLEAVED else 1
+                total += -(-claim.num_bytes // parts)
+        return total
+
+
+def _overlap(one: Place, other: Place) -> bool:
+    return one.device == other.device or INTERLEAVED in (one.device, other.device)
+
+
+def _level(devices: Sequence[MemorySpec | None]) -> MemoryLevelModel:
+    """A level of the backend; a device that is not there has no bandwidth and gets no access."""
+    if not any(devices):
+        return MemoryLevelModel()
+    rates = [_rate(memory) if memory else MemoryRateModel() for memory in devices]
+    return MemoryLevelModel("MEMORY_DEVICES", num_devices=len(rates), discipline="shared", rates=rates)
+
+
+def _rate(memory: MemorySpec) -> MemoryRateModel:
+    write = memory.write_bandwidth
+    return MemoryRateModel(
+        int(parse_time_ns(memory.latency)),
+        parse_bandwidth(memory.bandwidth) / MEMORY_GB,
+        parse_bandwidth(write) / MEMORY_GB if write else 0.0,
+    )
+
+
+assert set(TIERS) == set(get_args(TierName))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -103,21 +103,23 @@ def _owner(
     if spec.effective_mode == "push":
         return KvPushes(backend, decoders[0], shares, decoders[1], latency_ns)
     rehearsal = Rehearsal(make_backend)
-    stages = {
-        producer.instance.index: _stages(producer, [c for p, c in pairs if p is producer], rehearsal)
-        for producer, _ in pairs
-    }
+    consumers = {c.instance.index: c for _, c in pairs}
+    producers = {p.instance.index: p for p, _ in pairs}
+    stages = {index: _stages(producer, consumers, rehearsal) for index, producer in producers.items()}
     return LayerwisePushes(backend, decoders[0], shares, decoders[1], latency_ns, stages)
 
 
-def _stages(producer: KvSide, consumers: Sequence[KvSide], rehearsal: Rehearsal) -> list[StageBlocks]:
+def _stages(producer: KvSide, consumers: Mapping[int, KvSide], rehearsal: Rehearsal) -> list[StageBlocks]:
     """Describe the pipeline stages of an instance that prefills."""
+
+    def shares_of(blocks: Sequence[int], consumer: int) -> list[list[KvShare]]:
+        return [_block_shares(producer, consumers[consumer], block) for block in blocks]
+
     stages = []
     for stage, builder in enumerate(producer.instance.builders):
         blocks = stage_range(producer.model.num_layers, producer.layout.pp, stage)
-        shares = {c.instance.index: [_block_shares(producer, c, block) for block in blocks] for c in consumers}
         times = BlockTimes(builder, partial(rehearsal.collective_ns, builder.template))
-        stages.append(StageBlocks(times, [c.ranks for c in builder.classes], shares))
+        stages.append(StageBlocks(times, [c.ranks for c in builder.classes], partial(shares_of, blocks)))
     return stages
 
 

@@ -40,7 +40,9 @@ class Notices:
 
     def begin(self) -> list[Ticket]:
         """Submit what was sent since the last call."""
-        tickets = []
+        tickets: list[Ticket] = []
+        if not self._waiting:
+            return tickets
         for deliver, delay_ns in self._waiting:
             ticket = self._backend.submit(self._registered(), np.array([delay_ns], dtype=np.int64))
             self._under_way[ticket] = deliver

@@ -14,7 +14,7 @@ iteration has really ended.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,12 +37,13 @@ class StageBlocks(NamedTuple):
     Attributes:
         times: When its blocks are ready.
         rank_classes: The ranks of every rank class of its iterations.
-        shares: Decode instance -> per block of the stage, who sends what to whom.
+        shares: Tells of a decode instance, per block of the stage, who sends what to whom; asked when the first KV goes
+            there.
     """
 
     times: BlockTimes
     rank_classes: Sequence[Sequence[int]]
-    shares: Mapping[int, Sequence[Sequence[KvShare]]]
+    shares: Callable[[int], Sequence[Sequence[KvShare]]]
 
 
 class _Iteration:
@@ -66,16 +67,23 @@ class _Stage:
 
     def __init__(self, backend: Backend, blocks: StageBlocks) -> None:
         self.times = blocks.times
-        self.graphs = {decoder: PushGraph(backend, shares) for decoder, shares in blocks.shares.items()}
         self.in_flight: deque[_Iteration] = deque()
-        classes = {rank: c for c, ranks in enumerate(blocks.rank_classes) for rank in ranks}
-        self._rows = {decoder: [classes[rank] for rank in graph.sources] for decoder, graph in self.graphs.items()}
+        self._backend = backend
+        self._shares = blocks.shares
+        self._class_of = {rank: c for c, ranks in enumerate(blocks.rank_classes) for rank in ranks}
+        self._graphs: dict[int, PushGraph] = {}
+
+    def graph(self, decoder: int) -> PushGraph:
+        """What goes to a decode instance."""
+        if decoder not in self._graphs:
+            self._graphs[decoder] = PushGraph(self._backend, self._shares(decoder))
+        return self._graphs[decoder]
 
     def push(self, decoder: int, iteration: _Iteration, num_tokens: int, now_ns: int) -> tuple[Ticket, int]:
         """Send what an iteration computes; return the ticket, and from its start until its first block is there."""
         assert iteration.ready_ns is not None
-        ready = iteration.ready_ns[self._rows[decoder]]
-        graph = self.graphs[decoder]
+        graph = self.graph(decoder)
+        ready = iteration.ready_ns[[self._class_of[rank] for rank in graph.sources]]
         if iteration.start_ns < 0:
             return graph.submit(num_tokens, ready, iteration.after), int(ready.min())
         passed = now_ns - iteration.start_ns
@@ -188,6 +196,6 @@ class LayerwisePushes(KvPushes):
         self, push: _LayerwisePush, stage: _Stage, iteration: _Iteration, tokens: int, now_ns: int
     ) -> Ticket:
         ticket, first_ready_ns = stage.push(push.decoder.index, iteration, tokens, now_ns)
-        num_bytes = tokens * stage.graphs[push.decoder.index].bytes_per_token
+        num_bytes = tokens * stage.graph(push.decoder.index).bytes_per_token
         self._note(push, ticket, lambda: max(now_ns, iteration.start_ns + first_ready_ns), num_bytes)
         return ticket

@@ -152,7 +152,8 @@ class KvTransfers:
 
     def begin(self, now_ns: int) -> Iterable[Ticket]:
         """Start every transfer whose blocks are taken on both sides."""
-        tickets, self._chained = [*self._chained, *self._notices.begin()], []
+        tickets, self._chained = self._chained, []
+        tickets += self._notices.begin()
         for decoder in self._decoders:
             for load in decoder.engine.take_loads():
                 if load.num_tokens:

@@ -240,7 +240,8 @@ class Engine:
             self._blocked = bool(self._in_flight)
             return None
         batch = self._launch(scheduled)
-        self.polling.launched(batch.index)
+        if self.polling.is_at_launch:
+            self.polling.launched(batch.index)
         self._in_flight.append(batch)
         if self.kv.tiers is not None:
             self.kv.tiers.batch_formed(batch.index)
@@ -257,7 +258,8 @@ class Engine:
         num_sampled = batch.num_in_step
         gaps = {now_ns - self.cohort.completed_ns: num_sampled} if num_sampled else {}
         self.cohort.batch_ended(batch, now_ns)
-        self._hear_of(self.polling.ended(batch.index))
+        if self.polling.is_at_launch:
+            self._hear_of(self.polling.ended(batch.index))
         final_tokens = self._final_tokens
         for request, _, generation, samples in batch.scheduled:
             if not samples or request.request_id not in final_tokens:

@@ -5,6 +5,7 @@ ms, and block k of an iteration that begins at t is ready at t + 125 us * k. A t
 2,048 bytes of KV per block. A message costs 1,000 ns and moves 1 byte per nanosecond.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -311,6 +312,19 @@ def test_prompts_of_instances_in_lock_step_are_pushed_while_the_group_computes()
         assert (record.start_ns, record.end_ns) == (near(BLOCK_US * US), pytest.approx(step, abs=10_000))
         assert record.hidden_bytes > 0.99 * record.num_bytes
     assert times(made) == [(pytest.approx(step, abs=10_000), pytest.approx(2 * step, abs=20_000))] * 2
+
+
+def test_every_transfer_is_a_row(tmp_path: Path) -> None:
+    made = run(config(mode="push_layerwise"), (50, 3, 0), (50, 1, 0))
+    result = made.result()
+    assert [path.name for path in result.write(tmp_path)][-1] == "kv_transfers.csv"
+    header, row = (tmp_path / "kv_transfers.csv").read_text().splitlines()
+    assert header == "request_id,source,target,num_tokens,num_bytes,handed_ns,start_ns,end_ns,hidden_bytes"
+    (record,) = crossed(made)
+    assert row == ",".join(map(str, record))
+    frame = result.transfers_frame()
+    assert frame["exposed_ms"].tolist() == [(record.end_ns - ITERATION) / MS]
+    assert frame["stall_ms"].tolist() == [0]
 
 
 # Preemption

@@ -151,7 +151,7 @@ class Run:
             workload=self._workload_name,
             notes=(*self.notes, *told),
         )
-        transfers = self.system.transfers.records if self.system.transfers is not None else ()
+        transfers = self.system.transfers
         moved = Moved(transfers, self.system.traffic)
         summary = summarise(self.recorder, self.system.instances, moved, self.spec.slo, provenance, wall_s)
         if self.system.autoscaler is not None:
@@ -159,7 +159,8 @@ class Run:
         if accessed := memory_traffic(self.system):
             summary["bytes_moved"]["memories"] = accessed
         requests = sorted(self.recorder.records, key=lambda record: record.request_id)
-        return SimulationResult(requests, self.recorder.samples, summary)
+        crossed = [] if transfers is None else sorted(transfers.records)
+        return SimulationResult(requests, self.recorder.samples, summary, crossed)
 
 
 def simulate(config: ConfigLike, workload: WorkloadLike | None = None, **options: Any) -> SimulationResult:

@@ -63,7 +63,10 @@ class Watched:
     def deadline(self) -> tuple[int, str] | None:
         """Return when its client gives up unless something comes before, and the limit that says so."""
         first_ns = self._first_token_ns
-        if first_ns is None or (self.request is not None and self.request.first_token_ns >= 0):
+        request = self.request
+        while request is not None and request.continued_as is not None:
+            request = request.continued_as
+        if first_ns is None or (request is not None and request.first_token_ns >= 0):
             return self._last
         return self._last if self._last is not None and self._last[0] < first_ns else (first_ns, "ttft")
 

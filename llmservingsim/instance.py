@@ -89,11 +89,53 @@ def _nobody() -> None:
     """Nobody waits to hear that an instance is awake."""
 
 
+class StageWork(NamedTuple):
+    """A batch that one pipeline stage of an instance computes.
+
+    Attributes:
+        batch: Which one; None is a dummy of an instance in lock step.
+        stage: Index of the stage.
+        builder: That priced it.
+        shapes: Of the batches of all instances in lock step.
+        after: It begins when this ticket has completed; -1 at once.
+    """
+
+    batch: Batch | None
+    stage: int
+    builder: GraphBuilder
+    shapes: Sequence[BatchShape]
+    after: Ticket
+
+
+class Follower(Protocol):
+    """Follows an instance's batches through its stages."""
+
+    def formed(self, instance: Instance, batch: Batch) -> None:
+        """A batch was formed; the counters of its requests are those behind it."""
+        ...
+
+    def submitted(self, instance: Instance, work: StageWork, now_ns: int) -> None:
+        """A stage's graph was handed to the backend."""
+        ...
+
+    def ended(self, instance: Instance, stage: int, now_ns: int) -> None:
+        """The oldest of a stage's graphs under way has ended."""
+        ...
+
+
 class Successor(Protocol):
     """Whoever finds an instance that goes on with a request after its first token."""
 
     def reject_reason(self, spec: RequestSpec) -> RejectReason | None:
         """Tell why nobody could ever go on with it, or None."""
+        ...
+
+    def coming(self, instance: Instance, spec: RequestSpec, request: Request) -> None:
+        """A request that will be handed over was routed to ``instance``."""
+        ...
+
+    def called_off(self, request: Request) -> None:
+        """A client gave up a request that is still being prefilled."""
         ...
 
     def hand_over(self, instance: Instance, spec: RequestSpec, request: Request, now_ns: int) -> None:
@@ -124,8 +166,10 @@ class Instance:
         ranks: Its devices in the network: all of the builder's, unless that serves a group.
         listener: Hears of every submitted iteration, if set.
         successor: Who goes on with its requests after their first token; None where it decodes them itself.
-        before_batch: Submits what has to happen between the batch before, given by its ticket, and the one that begins,
-            and returns the ticket that this one has to follow; None if there is never anything.
+        follower: Follows its batches, if set.
+        builders: One per pipeline stage.
+        before_batch: Each submits what has to happen between the batch before, given by its ticket, and the one that
+            begins, and returns the ticket that this one has to follow.
         collective_bytes: Summed message sizes of all collectives so far, per rank.
     """
 
@@ -142,6 +186,7 @@ class Instance:
         self.model = model
         self.engine = engine
         self.builder = builder
+        self.builders: Sequence[GraphBuilder] = (builder,)
         self.ranks = builder.ranks
         self.memory = memory
         self.hardware = ""
@@ -149,7 +194,8 @@ class Instance:
         self.phase: Phase = "active"
         self.listener: IterationListener | None = None
         self.successor: Successor | None = None
-        self.before_batch: Callable[[Instance, Ticket], Ticket] | None = None
+        self.follower: Follower | None = None
+        self.before_batch: list[Callable[[Instance, Ticket], Ticket]] = []
         self.collective_bytes = 0
         self._backend = backend
         is_alone = len(builder.member_ranks) == 1 and builder.layout.pp == 1
@@ -197,7 +243,9 @@ class Instance:
         """Queue a request."""
         request = self.engine.add(spec, hand_off=self.successor is not None)
         if request.hand_off:
+            assert self.successor is not None
             self._handing[spec.request_id] = spec
+            self.successor.coming(self, spec, request)
         self.wake()
         return request
 
@@ -206,8 +254,10 @@ class Instance:
         if not self.engine.holds(request):
             assert self.successor is not None
             return self.successor.abort(request.request_id)
-        self._handing.pop(request.request_id, None)
         num_tokens = self.engine.abort(request)
+        if request.hand_off and self.successor is not None:
+            del self._handing[request.request_id]
+            self.successor.called_off(request)
         self.wake()
         return Aborted(self, request, num_tokens)
 
@@ -219,9 +269,13 @@ class Instance:
         """
         tickets = []
         while (batch := self.engine.next_batch(now_ns)) is not None:
-            if self.before_batch is not None:
-                self._last = self.before_batch(self, self._last)
+            for prepare in self.before_batch:
+                self._last = prepare(self, self._last)
+            after = self._last
             tickets.append(self._submit(batch))
+            if self.follower is not None:
+                self.follower.formed(self, batch)
+                self.follower.submitted(self, StageWork(batch, 0, self.builder, (batch.shape,), after), now_ns)
             if self.listener is not None:
                 self.listener.submitted(self._execution(batch), now_ns)
         return tickets
@@ -241,6 +295,8 @@ class Instance:
     def complete(self, ticket: Ticket, now_ns: int) -> Iterable[tuple[Instance, Outcome]]:
         """Apply the oldest batch in flight, which has just ended."""
         del ticket
+        if self.follower is not None:
+            self.follower.ended(self, 0, now_ns)
         ended = self.apply(now_ns)
         if self.listener is not None:
             self.listener.ended(self._execution(ended[0][1].batch), now_ns)

@@ -110,7 +110,7 @@ class KvTraffic:
         self._line_end_ns: dict[int, int] = {}
         self._totals: dict[tuple[int, tuple[int, int]], tuple[int, float, list[int]]] = {}
         for side in sides:
-            side.instance.before_batch = self.before_batch
+            side.instance.before_batch.append(self.before_batch)
 
     @property
     def members(self) -> Sequence[Instance]:

@@ -55,6 +55,9 @@ class DataParallelGroup:
             if not any(batches):
                 break
             formed = Round.of(self.num_rounds, *batches)
+            for member, batch in zip(self.members, batches, strict=True):
+                if batch is not None and member.follower is not None:
+                    member.follower.formed(member, batch)
             self._stages.enter(formed)
             self._in_flight.append(formed)
             self.num_rounds += 1

@@ -144,6 +144,7 @@ class Parts:
         else:
             made = Instance(node, self.model.name, engine, builders[0], backend, memory)
         made.ranks = tuple(ranks)
+        made.builders = tuple(builders)
         made.hardware = self.accelerator.name
         return made
 

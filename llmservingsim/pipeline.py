@@ -47,6 +47,8 @@ class PipelinedInstance(Instance):
             SimulationError: If a latency is negative or larger than the backend can count.
         """
         while (batch := self.engine.next_batch(now_ns)) is not None:
+            if self.follower is not None:
+                self.follower.formed(self, batch)
             self._stages.enter(Round.of(batch.index, batch))
         return self._stages.begin(now_ns)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -11,13 +12,14 @@ import msgspec
 from llmservingsim.backend import Backend, MemoryModel, NativeBackend, NetworkModel, SystemModel
 from llmservingsim.config import AdmissionSpec, InstanceSpec, RunSpec, ServingSpec
 from llmservingsim.deadlines import Patience
+from llmservingsim.disaggregation import KvSide, connect
 from llmservingsim.errors import ConfigError, located
 from llmservingsim.experts import instance_seed
 from llmservingsim.instance import Instance
 from llmservingsim.kv_traffic import KvTraffic, connect_tiers
 from llmservingsim.lockstep import DataParallelGroup, find_groups
 from llmservingsim.memories import Memories
-from llmservingsim.network import plan_network
+from llmservingsim.network import NetworkPlan, plan_network
 from llmservingsim.owner import Owner
 from llmservingsim.parts import Libraries, Parts
 from llmservingsim.ranks import Footprint
@@ -26,7 +28,7 @@ from llmservingsim.serving import Router
 from llmservingsim.serving.routing import make_router
 from llmservingsim.tier_plan import TierInputs, TierPlan, plan_tiers
 from llmservingsim.trace import GraphBuilder, Site
-from llmservingsim.transfer import KvSide, KvTransfers, connect
+from llmservingsim.transfer import KvTransfers
 from llmservingsim.units import NS_PER_US, parse_time_ns
 
 BackendFactory = Callable[[NetworkModel, SystemModel, MemoryModel], Backend]
@@ -110,7 +112,7 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
                 owners.append(instances[position])
             elif position == members[-1]:
                 owners.append(DataParallelGroup([instances[m] for m in members], builders, backend))
-    transfers = _transfers(spec, parts, instances, backend)
+    transfers = _transfers(spec, parts, instances, backend, plan)
     traffic = connect_tiers(tiers, instances, [p.model for p in parts], backend)
     autoscaler = plan_scaling(spec.autoscaling, instances, [p.spec for p in parts], backend, transfers)
     return System(
@@ -169,13 +171,20 @@ def _tier_inputs(place: _Place, part: Parts) -> TierInputs:
 
 
 def _transfers(
-    spec: RunSpec, parts: Sequence[Parts], instances: Sequence[Instance], backend: Backend
+    spec: RunSpec, parts: Sequence[Parts], instances: Sequence[Instance], backend: Backend, plan: NetworkPlan
 ) -> KvTransfers | None:
+    """Let instances that prefill hand on to instances that decode, where there are some."""
     sides = [
         KvSide(i, p.model, p.layout, p.serving.kv_cache_dtype, p.spec.kv_role)
         for p, i in zip(parts, instances, strict=True)
     ]
-    return connect(sides, backend, lambda decoders: _router(spec.decode_router, spec.seed, decoders))
+    return connect(
+        sides,
+        spec.kv_transfer,
+        backend,
+        lambda decoders: _router(spec.decode_router, spec.seed, decoders),
+        partial(NativeBackend, plan.network, plan.system, MemoryModel()),
+    )
 
 
 def _footprints(

@@ -209,6 +209,11 @@ def plan_scaling(
                 starts[one.instance.index] = _start_ns(spec, one.instance)
             kinds = dict.fromkeys((one.instance.model, one.spec.kv_role) for one in chosen)
             pools += [_pool(spec, [o for o in chosen if (o.instance.model, o.spec.kv_role) == kind]) for kind in kinds]
+    if transfers is not None and transfers.chooses_ahead and any(pool.role == "kv_consumer" for pool in pools):
+        raise ConfigError(
+            "autoscaling: pushes choose a decode instance before the prompt is computed, and count on it; expected "
+            "kv_transfer.mode pull, or a section with role kv_producer"
+        )
     return Autoscaler(backend, pools, lambda instance: starts[instance.index], transfers)
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from llmservingsim.backend import Backend, Ticket
 from llmservingsim.errors import SimulationError
 from llmservingsim.graph import Graph, Node, NodeType
-from llmservingsim.instance import Execution, Instance
+from llmservingsim.instance import Execution, Instance, StageWork
 from llmservingsim.serving.batch import Batch
 from llmservingsim.shapes import BatchShape
 from llmservingsim.trace import GraphBuilder
@@ -89,12 +89,16 @@ class _Rounds:
             stage.builder.count_moved(sizes)
             for member, nodes in zip(self._members, stage.first_rank_nodes, strict=True):
                 member.collective_bytes += int(sizes[nodes].sum())
+        self._tell_followers(stage, started, now_ns, after)
         if (listener := self._members[0].listener) is not None:
             listener.submitted(self._execution(stage, started), now_ns)
         return ticket
 
     def ended(self, stage: _Stage, left: Round, now_ns: int) -> None:
         """A round has left a stage."""
+        for member in self._members:
+            if member.follower is not None:
+                member.follower.ended(member, stage.builder.stage, now_ns)
         if (listener := self._members[0].listener) is not None:
             listener.ended(self._execution(stage, left), now_ns)
 
@@ -103,6 +107,12 @@ class _Rounds:
         first, *others = (member.index for member in self._members)
         who = f"instances {[first, *others]}" if others else f"instance {first}"
         return SimulationError(f"{who}, iteration {refused.number}: {error}")
+
+    def _tell_followers(self, stage: _Stage, started: Round, now_ns: int, after: Ticket) -> None:
+        for member, batch in zip(self._members, started.batches, strict=True):
+            if member.follower is not None:
+                work = StageWork(batch, stage.builder.stage, stage.builder, started.shapes, after)
+                member.follower.submitted(member, work, now_ns)
 
     def _execution(self, stage: _Stage, what: Round) -> Execution:
         return Execution(tuple(m.index for m in self._members), what.number, stage.builder, what.shapes)

@@ -8,20 +8,20 @@ until it has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmservingsim.backend import Backend, GraphId, Ticket
-from llmservingsim.config.catalog import ModelSpec
-from llmservingsim.errors import ConfigError
 from llmservingsim.graph import Graph, Node, NodeType
 from llmservingsim.instance import Aborted, Instance
-from llmservingsim.model import KvShare, ParallelLayout, kv_bytes_per_token_layer, kv_shares
-from llmservingsim.serving import Outcome, RejectReason, Request, Router
-from llmservingsim.serving.remote import Load, LoadingScheduler
+from llmservingsim.model import KvShare
+from llmservingsim.notices import Notices
+from llmservingsim.serving import InstanceLoad, Outcome, RejectReason, Request, Router
+from llmservingsim.serving.remote import Load
 from llmservingsim.serving.routing import FinishedRequest, choose
 from llmservingsim.workload import RequestSpec
 
@@ -34,7 +34,9 @@ class TransferRecord(NamedTuple):
         source, target: Instances.
         num_tokens, num_bytes: How much.
         handed_ns: When the prefill side had its first token.
-        start_ns, end_ns: When the transfer began and ended.
+        start_ns, end_ns: When the transfer began and ended; a push may begin, and even end, before ``handed_ns``.
+        hidden_bytes: How many of the bytes had crossed at ``handed_ns``; of a message under way then, the share of its
+            time.
     """
 
     request_id: int
@@ -45,6 +47,7 @@ class TransferRecord(NamedTuple):
     handed_ns: int
     start_ns: int
     end_ns: int
+    hidden_bytes: int = 0
 
 
 class _Source(NamedTuple):
@@ -55,8 +58,8 @@ class _Source(NamedTuple):
     handed_ns: int
 
 
-class _Held(NamedTuple):
-    """A request that no active instance can decode yet."""
+class _Handed(NamedTuple):
+    """A request that was prefilled and is at no decode instance yet."""
 
     instance: Instance
     spec: RequestSpec
@@ -79,10 +82,16 @@ class KvTransfers:
         decoders: The instances that decode.
         shares: (prefill instance, decode instance) -> who sends what to whom, with the ranks of the network.
         router: Chooses the decode instance.
+        proxy_latency_ns: Before the decode instance has a request.
 
     Attributes:
+        chooses_ahead: Whether the decode instance is chosen before the prompt is computed.
         records: Transfers that ended, in order of their end.
+        load_kv_async: Whether batches go on while KV comes; if not, `before_batch` brings what they wait for.
+        wasted_bytes: That crossed for requests which were preempted meanwhile, and had to cross again.
     """
+
+    chooses_ahead = False
 
     def __init__(
         self,
@@ -90,16 +99,23 @@ class KvTransfers:
         decoders: Sequence[Instance],
         shares: Mapping[tuple[int, int], Sequence[KvShare]],
         router: Router,
+        proxy_latency_ns: int = 0,
     ) -> None:
         self.records: list[TransferRecord] = []
+        self.wasted_bytes = 0
+        self.load_kv_async = True
         self._backend = backend
         self._decoders = tuple(decoders)
         self._router = router
         self._routes = {pair: self._register(pair_shares) for pair, pair_shares in shares.items()}
         self._going_on: dict[int, tuple[Instance, Request]] = {}
         self._sources: dict[Request, _Source] = {}
-        self._held: dict[int, _Held] = {}  # by the request's id, in the order of hand-over
+        self._passed: dict[int, _Handed] = {}  # by the request's id: on their way through the proxy
+        self._held: dict[int, _Handed] = {}  # likewise, in the order of hand-over: no decode instance is active
         self._under_way: dict[Ticket, tuple[Instance, Load, int]] = {}
+        self._chained: list[Ticket] = []  # submitted for a batch and not yet returned
+        self._notices = Notices(backend)
+        self._proxy_latency_ns = proxy_latency_ns
 
     @property
     def members(self) -> Sequence[Instance]:
@@ -111,29 +127,43 @@ class KvTransfers:
         reasons = [decoder.engine.reject_reason(spec) for decoder in self._serving(spec)]
         return None if None in reasons else reasons[0]
 
-    def hand_over(self, instance: Instance, spec: RequestSpec, request: Request, now_ns: int) -> None:
-        """Queue a request that ``instance`` has prefilled at the decode instance that the router picks.
+    def coming(self, instance: Instance, spec: RequestSpec, request: Request) -> None:
+        """A request that will be handed over was routed to ``instance``; it is pulled when it has been prefilled."""
 
-        It is held while no instance that can decode it is active.
-        """
-        able = [d for d in self._serving(spec) if d.phase == "active" and d.engine.reject_reason(spec) is None]
-        if not able:
-            self._held[spec.request_id] = _Held(instance, spec, request, now_ns)
+    def hand_over(self, instance: Instance, spec: RequestSpec, request: Request, now_ns: int) -> None:
+        """Let a request that ``instance`` has prefilled go on, as soon as the proxy has passed it on."""
+        self._passed[spec.request_id] = _Handed(instance, spec, request, now_ns)
+        self._notices.send(partial(self._go_on, spec.request_id), self._proxy_latency_ns)
+
+    def _go_on(self, request_id: int) -> None:
+        """Queue a request at the decode instance that the router picks; it is held while none is active."""
+        handed = self._passed.pop(request_id, None)
+        if handed is None:  # its client gave up meanwhile
             return
+        decoder = self._pick(handed.spec)
+        if decoder is None:
+            self._held[request_id] = handed
+            return
+        going_on = decoder.engine.go_on(handed.spec, handed.request, handed.instance.index)
+        decoder.wake()
+        self._going_on[request_id] = decoder, going_on
+        if going_on.remote_tokens:
+            self._sources[going_on] = _Source(handed.instance, handed.request, handed.handed_ns)
+
+    def _pick(self, spec: RequestSpec) -> Instance | None:
+        """Ask the router, if there is a choice, which instance is to decode a request; None if none is active."""
+        able = [d for d in self._serving(spec) if d.phase == "active" and d.engine.reject_reason(spec) is None]
         position = 0
         if len(able) > 1:
-            position = choose(self._router, spec, [d.load() for d in able], "the decode of request")
-        going_on = able[position].engine.go_on(spec, request, instance.index)
-        able[position].wake()
-        self._going_on[spec.request_id] = able[position], going_on
-        if going_on.remote_tokens:
-            self._sources[going_on] = _Source(instance, request, now_ns)
+            position = choose(self._router, spec, [self._load_of(d) for d in able], "the decode of request")
+        return able[position] if able else None
 
     def place_held(self) -> None:
         """Queue the requests that are held wherever an instance has become active, in their order."""
         held, self._held = self._held, {}
-        for one in held.values():
-            self.hand_over(*one)
+        self._passed |= held
+        for request_id in held:
+            self._go_on(request_id)
 
     def num_held(self, model: str) -> int:
         """How many requests of a model wait for an active decode instance."""
@@ -145,17 +175,20 @@ class KvTransfers:
         if hasattr(self._router, "finished"):
             self._router.finished(request)
 
+    def called_off(self, request: Request) -> None:
+        """A client gave up a request that is being prefilled; nothing of it is here yet."""
+
     def abort(self, request_id: int) -> Aborted:
         """Let go of a request on its way or on the decode side; its client gave up.
 
         Unless its KV is crossing, the prefill side forgets it at once, as with vLLM's NIXL connector, whose decode side
         says so. If it is, both sides keep their blocks until it has crossed.
         """
-        held = self._held.pop(request_id, None)
-        if held is not None:
-            held.instance.engine.release(held.request)
-            held.instance.wake()
-            return Aborted(held.instance, held.request, held.request.num_tokens - held.request.num_prompt_tokens)
+        handed = self._passed.pop(request_id, None) or self._held.pop(request_id, None)
+        if handed is not None:
+            handed.instance.engine.release(handed.request)
+            handed.instance.wake()
+            return Aborted(handed.instance, handed.request, handed.request.num_output_tokens)
         decoder, request = self._going_on.pop(request_id)
         num_tokens = decoder.engine.abort(request)
         decoder.wake()
@@ -166,9 +199,20 @@ class KvTransfers:
             self._router.aborted(request_id, decoder.index)
         return Aborted(decoder, request, num_tokens)
 
+    def before_batch(self, instance: Instance, after: Ticket) -> Ticket:
+        """Start, one after another, the transfers that the batch just formed waits for; return the last ticket."""
+        for load in instance.engine.take_loads():
+            if load.num_tokens:
+                after = self._submit(instance, load, self._backend.now_ns, after)
+                self._chained.append(after)
+            else:
+                self._release(load.request)
+        return after
+
     def begin(self, now_ns: int) -> Iterable[Ticket]:
         """Start every transfer whose blocks are taken on both sides."""
-        tickets = []
+        tickets, self._chained = self._chained, []
+        tickets += self._notices.begin()
         for decoder in self._decoders:
             for load in decoder.engine.take_loads():
                 if load.num_tokens:
@@ -179,18 +223,20 @@ class KvTransfers:
 
     def complete(self, ticket: Ticket, now_ns: int) -> Iterable[tuple[Instance, Outcome]]:
         """Let the decode side go on and the prefill side forget."""
+        if self._notices.complete(ticket):
+            return ()
         decoder, load, start_ns = self._under_way.pop(ticket)
         source = self._release(load.request)
-        decoder.engine.loaded(load.request)
-        decoder.wake()
-        per_token = int(self._routes[source.instance.index, decoder.index].bytes_per_token.sum()) // 2
+        if self.load_kv_async:
+            decoder.engine.loaded(load.request)
+            decoder.wake()
         self.records.append(
             TransferRecord(
                 request_id=load.request.request_id,
                 source=source.instance.index,
                 target=decoder.index,
                 num_tokens=load.num_tokens,
-                num_bytes=load.num_tokens * per_token,
+                num_bytes=load.num_tokens * self._bytes_per_token(source.instance, decoder),
                 handed_ns=source.handed_ns,
                 start_ns=start_ns,
                 end_ns=now_ns,
@@ -203,14 +249,25 @@ class KvTransfers:
         lines = [f"instance {s.instance.index} holds the KV of {r!r}" for r, s in self._sources.items()]
         return lines + [f"{held.request!r} waits for a decode instance to start" for held in self._held.values()]
 
+    def _bytes_per_token(self, source: Instance, decoder: Instance) -> int:
+        return int(self._routes[source.index, decoder.index].bytes_per_token.sum()) // 2
+
+    def _load_of(self, decoder: Instance) -> InstanceLoad:
+        """What the router sees of a decode instance."""
+        return decoder.load()
+
     def _serving(self, spec: RequestSpec) -> list[Instance]:
         return [d for d in self._decoders if spec.model is None or d.model == spec.model]
 
-    def _submit(self, decoder: Instance, load: Load, now_ns: int) -> Ticket:
-        route = self._routes[self._sources[load.request].instance.index, decoder.index]
-        ticket = self._backend.submit(route.graph, None, route.bytes_per_token * load.num_tokens)
+    def _submit(self, decoder: Instance, load: Load, now_ns: int, after: Ticket = -1) -> Ticket:
+        ticket = self._send(self._sources[load.request].instance, decoder, load.num_tokens, after)
         self._under_way[ticket] = (decoder, load, now_ns)
         return ticket
+
+    def _send(self, source: Instance, decoder: Instance, tokens: int, after: Ticket = -1) -> Ticket:
+        """Let the KV of so many tokens cross."""
+        route = self._routes[source.index, decoder.index]
+        return self._backend.submit(route.graph, None, route.bytes_per_token * tokens, after)
 
     def _release(self, request: Request) -> _Source:
         source = self._sources.pop(request)
@@ -233,80 +290,3 @@ class KvTransfers:
                 nodes.append(Node(name, kind, ranks.index(own), size_bytes=size, peer=peer, tag=tag))
         graph = Graph.from_nodes(nodes, classes)
         return _Route(self._backend.register(graph), graph.size_bytes)
-
-
-class KvSide(NamedTuple):
-    """What decides whether and how an instance takes part in KV transfers.
-
-    Attributes:
-        instance: The instance.
-        model, layout, kv_cache_dtype: What it keeps, and where.
-        role: ``kv_both``, ``kv_producer`` or ``kv_consumer``.
-    """
-
-    instance: Instance
-    model: ModelSpec
-    layout: ParallelLayout
-    kv_cache_dtype: str
-    role: str
-
-
-def connect(
-    sides: Sequence[KvSide], backend: Backend, make_router: Callable[[Sequence[Instance]], Router]
-) -> KvTransfers | None:
-    """Let the instances that prefill hand on to those that decode the same model; None if none prefills alone.
-
-    Raises:
-        ConfigError: If one side is missing, or the two keep their KV in different types.
-    """
-    producers = [side for side in sides if side.role == "kv_producer"]
-    consumers = [side for side in sides if side.role == "kv_consumer"]
-    _check_partners(producers, consumers)
-    _check_partners(consumers, producers)
-    for side in consumers:
-        if not isinstance(side.instance.engine.scheduler, LoadingScheduler):
-            name = type(side.instance.engine.scheduler).__name__
-            raise ConfigError(
-                f"instance {side.instance.index} is a kv_consumer, but its scheduler {name!r} has no methods "
-                "'take_loads' and 'loaded', with which requests come whose KV is elsewhere"
-            )
-    if not producers:
-        return None
-    shares = {
-        (source.instance.index, target.instance.index): _shares(source, target)
-        for source in producers
-        for target in consumers
-        if source.model.name == target.model.name
-    }
-    decoders = [side.instance for side in consumers]
-    transfers = KvTransfers(backend, decoders, shares, make_router(decoders))
-    for side in producers:
-        side.instance.successor, side.instance.role = transfers, "prefill"
-    for side in consumers:
-        side.instance.role = "decode"
-    return transfers
-
-
-def _check_partners(sides: Sequence[KvSide], others: Sequence[KvSide]) -> None:
-    wanted = {"kv_producer": "kv_consumer", "kv_consumer": "kv_producer"}
-    for side in sides:
-        if not any(side.model.name == other.model.name for other in others):
-            raise ConfigError(
-                f"instance {side.instance.index} is a {side.role}, but no instance of {side.model.name} is a "
-                f"{wanted[side.role]}"
-            )
-
-
-def _shares(source: KvSide, target: KvSide) -> list[KvShare]:
-    """Who sends what to whom, by the ranks of the network."""
-    kept = [kv_bytes_per_token_layer(side.model, 1, side.kv_cache_dtype) for side in (source, target)]
-    if kept[0] != kept[1]:
-        raise ConfigError(
-            f"instances {source.instance.index} and {target.instance.index} keep their KV in different types "
-            f"({source.kv_cache_dtype} and {target.kv_cache_dtype}); expected one kv_cache_dtype"
-        )
-    ranks = source.instance.ranks, target.instance.ranks
-    return [
-        KvShare(ranks[0][s.source], ranks[1][s.target], s.bytes_per_token)
-        for s in kv_shares(source.model, source.layout, target.layout, source.kv_cache_dtype)
-    ]

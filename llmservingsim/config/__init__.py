@@ -3,6 +3,7 @@
 from llmservingsim.config.autoscaling import AutoscalingSpec
 from llmservingsim.config.clients import ClientSpec, TimeoutSpec
 from llmservingsim.config.instance_spec import ExpertSpec, InstanceSpec, LatencySpec, ServingSpec
+from llmservingsim.config.kv_transfer import KvTransferSpec
 from llmservingsim.config.load import apply_overrides, json_schema, load_run
 from llmservingsim.config.memory_spec import CxlSpec, MemorySpec
 from llmservingsim.config.placement_spec import PlacementSpec
@@ -17,6 +18,7 @@ __all__ = [
     "CxlSpec",
     "ExpertSpec",
     "InstanceSpec",
+    "KvTransferSpec",
     "LatencySpec",
     "MemorySpec",
     "NetworkSpec",

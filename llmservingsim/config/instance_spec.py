@@ -150,7 +150,7 @@ class InstanceSpec(ServingSpec, frozen=True, kw_only=True, forbid_unknown_fields
         data_parallel_group: Name of the group of instances, alike in all keys, that share the experts of a mixture of
             experts and run in lock step. Dense models need no group: their instances are independent in vLLM too.
         kv_role: ``kv_both`` serves requests from prompt to end; a ``kv_producer`` computes prompts and hands each
-            request on with its first token; a ``kv_consumer`` goes on with such requests, whose KV it pulls.
+            request on; a ``kv_consumer`` goes on with such requests. ``kv_transfer`` says how their KV crosses.
         kv_memory_model: ``vllm`` predicts KV capacity as vLLM profiles it; ``weights_only`` gives the cache all usable
             memory that the weights leave, as LLMServingSim 2.0 does with a utilisation fitted by hand.
         placement: What lies elsewhere than in the devices' memory.

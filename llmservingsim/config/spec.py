@@ -14,6 +14,7 @@ from msgspec import Meta
 from llmservingsim.config.autoscaling import AutoscalingSpec
 from llmservingsim.config.clients import ClientSpec, TimeoutSpec
 from llmservingsim.config.instance_spec import InstanceSpec, ServingSpec
+from llmservingsim.config.kv_transfer import KvTransferSpec
 from llmservingsim.config.memory_spec import CxlSpec, MemorySpec
 from llmservingsim.config.quantities import Algorithms, Chunks, Count, Shape, Share, check_quantities
 from llmservingsim.units import parse_bandwidth, parse_time_ns
@@ -127,6 +128,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         cxl_memory: Memory that all nodes reach.
         router: Built-in name or ``package.module:Class``; or a section with that name as ``policy``, and its options.
         decode_router: Likewise, of requests that a kv_producer has prefilled, among the kv_consumers.
+        kv_transfer: How KV caches go from kv_producers to kv_consumers.
         admission: Limits beyond which the router rejects or holds requests.
         clients: How many there are, where they send a call only after the answer to the one before.
         timeouts: When they give up.
@@ -146,6 +148,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     cxl_memory: CxlSpec | None = None
     router: str | dict[str, Any] = "round_robin"
     decode_router: str | dict[str, Any] = "least_loaded"
+    kv_transfer: KvTransferSpec = KvTransferSpec()
     admission: AdmissionSpec | None = None
     clients: ClientSpec | None = None
     timeouts: TimeoutSpec | None = None

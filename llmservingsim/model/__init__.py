@@ -9,7 +9,7 @@ from llmservingsim.model.capacity import (
     predict_kv_blocks,
     smallest_fitting_tp,
 )
-from llmservingsim.model.kv_shares import KvShare, kv_shares
+from llmservingsim.model.kv_shares import KvShare, block_shares, kv_shares
 from llmservingsim.model.layout import ONE_RANK, ParallelLayout, check_layout, stage_layers, stage_range
 from llmservingsim.model.memory import (
     kv_bytes_per_token,
@@ -52,6 +52,7 @@ __all__ = [
     "Residency",
     "Work",
     "block_operators",
+    "block_shares",
     "capacity_error",
     "check_layout",
     "end_operators",

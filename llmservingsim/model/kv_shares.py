@@ -47,6 +47,20 @@ def kv_shares(
     return shares
 
 
+def block_shares(
+    model: ModelSpec, source: ParallelLayout, target: ParallelLayout, block: int, kv_cache_dtype: str = "auto"
+) -> list[KvShare]:
+    """Return what `kv_shares` says of one block alone."""
+    per_head = kv_bytes_per_token_layer(model, _ranks_of_one_head(model), kv_cache_dtype)
+    (out,) = (stage for stage in range(source.pp) if block in stage_range(model.num_layers, source.pp, stage))
+    (into,) = (stage for stage in range(target.pp) if block in stage_range(model.num_layers, target.pp, stage))
+    return [
+        KvShare(out * source.tp + holder, into * target.tp + rank, heads * per_head)
+        for rank, needed in enumerate(_heads(model, target.tp))
+        for holder, heads in _fetched(model, source.tp, needed, rank).items()
+    ]
+
+
 def _common(a: range, b: range) -> int:
     return max(0, min(a.stop, b.stop) - max(a.start, b.start))
 

@@ -16,7 +16,8 @@ from llmservingsim.report.records import RequestRecord
 from llmservingsim.report.speculation import summarise_drafter, summarise_speculation
 from llmservingsim.report.statistics import describe, describe_counts
 from llmservingsim.report.tiers import prefix_tiers
-from llmservingsim.transfer import TransferRecord
+from llmservingsim.report.transfers import summarise_transfers
+from llmservingsim.transfer import KvTransfers
 from llmservingsim.units import NS_PER_MS, NS_PER_S, parse_time_ns
 
 _SHOWN = 10
@@ -44,11 +45,11 @@ class Moved(NamedTuple):
     """KV that went beyond the device that computed it.
 
     Attributes:
-        transfers: Between instances.
+        transfers: Between instances, if any hands on.
         traffic: To and from lower tiers, if there are any.
     """
 
-    transfers: Sequence[TransferRecord] = ()
+    transfers: KvTransfers | None = None
     traffic: KvTraffic | None = None
 
 
@@ -89,7 +90,7 @@ def summarise(
         "preemptions": sum(r.preemptions for r in recorder.records),
         "prefix_cache": {"npu": _prefix_cache(instances)} | prefix_tiers(moved.traffic),
         "bytes_moved": _bytes_moved(instances),
-        "kv_transfers": _kv_transfers(moved.transfers),
+        "kv_transfers": summarise_transfers(moved.transfers),
         "energy_j": None,
         "goodput": _goodput(finished, slo, simulated_s),
         **summarise_speculation(instances),
@@ -145,25 +146,6 @@ def _bytes_moved(instances: Sequence[Instance]) -> dict[str, Any]:
             "sent_per_rank_bytes": round(instance.collective_bytes * 2 * (ranks - 1) / ranks),
         }
     return {"links": links}
-
-
-def _kv_transfers(records: Sequence[TransferRecord]) -> dict[str, Any] | None:
-    """KV caches that crossed between instances; ``stall_ms`` is what they waited for blocks on the decode side."""
-    if not records:
-        return None
-    pairs: dict[str, dict[str, int]] = {}
-    for record in records:
-        pair = pairs.setdefault(f"instance:{record.source}->instance:{record.target}", {"count": 0, "bytes": 0})
-        pair["count"] += 1
-        pair["bytes"] += record.num_bytes
-    return {
-        "count": len(records),
-        "tokens": sum(r.num_tokens for r in records),
-        "bytes": sum(r.num_bytes for r in records),
-        "time_ms": describe((r.end_ns - r.start_ns) / NS_PER_MS for r in records),
-        "stall_ms": describe((r.start_ns - r.handed_ns) / NS_PER_MS for r in records),
-        "pairs": pairs,
-    }
 
 
 def _goodput(finished: Sequence[RequestRecord], slo: SloSpec | None, simulated_s: float) -> dict[str, Any] | None:

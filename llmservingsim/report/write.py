@@ -1,4 +1,4 @@
-"""Results on disk: requests.csv, timeseries.csv, summary.json."""
+"""Results on disk: requests.csv, timeseries.csv, summary.json, kv_transfers.csv."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from llmservingsim.report.records import REQUEST_COLUMNS, SAMPLE_COLUMNS, RequestRecord, Sample
+from llmservingsim.transfer import TransferRecord
 
 
 def write_results(
@@ -22,6 +23,16 @@ def write_results(
     _write_csv(series, SAMPLE_COLUMNS, samples)
     total.write_bytes(msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
     return [requests, series, total]
+
+
+def write_transfers(directory: Path, transfers: Sequence[TransferRecord]) -> Path:
+    """Write kv_transfers.csv, a row per KV cache that crossed; return its path."""
+    path = directory / "kv_transfers.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(TransferRecord._fields)
+        writer.writerows(transfers)
+    return path
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[RequestRecord | Sample]) -> None:

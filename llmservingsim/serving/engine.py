@@ -9,7 +9,7 @@ formed the moment batch ``k`` ends. A request that arrives while ``k`` runs is t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import NamedTuple
 
@@ -19,7 +19,8 @@ from llmservingsim.serving.batch import Batch, Scheduled
 from llmservingsim.serving.cohort import DecodeCohort
 from llmservingsim.serving.kv import BlockHash, KVCacheManager, hash_blocks
 from llmservingsim.serving.kv.tiers import TierRead
-from llmservingsim.serving.remote import Load, LoadingScheduler
+from llmservingsim.serving.polling import KvPolling
+from llmservingsim.serving.remote import ExpectingScheduler, Load, LoadingScheduler
 from llmservingsim.serving.request import Request, RequestStatus
 from llmservingsim.serving.scheduling import CohortScheduler, Scheduler, SchedulerConfig
 from llmservingsim.shapes import BatchShape, Chunk
@@ -85,6 +86,11 @@ class Engine:
         index: Number of the instance.
         config: Limits.
         make_scheduler: Builds the scheduler, usually `VllmScheduler`.
+
+    Attributes:
+        samples_first_token_twice: Where prefill and decode are split, the first token that the prefill side samples is
+            thrown away, and the decode side computes the prompt's last position and samples it again.
+        polling: When the engine hears that KV has arrived.
     """
 
     def __init__(
@@ -108,6 +114,8 @@ class Engine:
         self.iterations = 0
         self._incoming: list[Request] = []
         self._aborted: list[Request] = []  # still held: the engine loop has not come to a boundary
+        self.samples_first_token_twice = False
+        self.polling = KvPolling()
         stages = config.pipeline_parallel_size
         self._depth = stages if stages > 1 else 2 if config.async_scheduling else 1
         self._blocked = False
@@ -161,7 +169,7 @@ class Engine:
         """
         request = Request(spec.request_id, spec.arrival_ns, spec.prompt_tokens, spec.priority, self._hashes(spec))
         length = self._length(spec)
-        request.hand_off = hand_off and length > spec.prompt_tokens + 1
+        request.hand_off = hand_off and (self.samples_first_token_twice or length > spec.prompt_tokens + 1)
         self._final_tokens[spec.request_id] = spec.prompt_tokens + 1 if request.hand_off else length
         self._incoming.append(request)
         return request
@@ -171,15 +179,44 @@ class Engine:
 
         If that instance had to give up the blocks while the first token was on its way, the prompt is computed again.
         """
+        request = self.expect(spec, prefill_instance)
+        self.take_over(request, prefilled)
+        if not prefilled.block_ids:
+            request.remote_tokens = 0
+        return request
+
+    def expect(self, spec: RequestSpec, prefill_instance: int) -> Request:
+        """Queue a request whose prompt another instance computes, so that it takes the blocks for its KV in time.
+
+        It goes on when `take_over` has told what became of it there and `loaded` that its KV has arrived.
+        """
         request = Request(spec.request_id, spec.arrival_ns, spec.prompt_tokens, spec.priority, self._hashes(spec))
-        for name in ("num_tokens", "cached_tokens", "scheduled_ns", "first_token_ns", "last_token_ns"):
-            setattr(request, name, getattr(prefilled, name))
         request.prefill_instance = prefill_instance
-        request.earlier_preemptions = prefilled.num_preemptions
-        request.remote_tokens = spec.prompt_tokens if prefilled.block_ids else 0
+        request.remote_tokens = spec.prompt_tokens
+        request.num_output_placeholders = 0 if self.samples_first_token_twice else 1
         self._final_tokens[spec.request_id] = self._length(spec)
         self._incoming.append(request)
         return request
+
+    def take_over(self, request: Request, prefilled: Request) -> None:
+        """Let an expected request know what became of it where it was prefilled."""
+        known = ["cached_tokens", "scheduled_ns"]
+        if not self.samples_first_token_twice:
+            known += ["num_tokens", "first_token_ns", "last_token_ns"]
+        for name in known:
+            setattr(request, name, getattr(prefilled, name))
+        request.num_output_placeholders = 0
+        request.earlier_preemptions = prefilled.num_preemptions
+        prefilled.continued_as = request
+
+    def withdraw(self, request: Request) -> None:
+        """Forget an expected request, whose KV will not come, and free its blocks."""
+        del self._final_tokens[request.request_id]
+        if request in self._incoming:
+            self._incoming.remove(request)
+        else:
+            assert isinstance(self.scheduler, ExpectingScheduler)
+            self.scheduler.withdraw(request)
 
     def abort(self, request: Request) -> int:
         """Let go of a request whose client gave up; return how many tokens it had been given.
@@ -200,9 +237,10 @@ class Engine:
         return self.scheduler.take_loads() if isinstance(self.scheduler, LoadingScheduler) else []
 
     def loaded(self, request: Request) -> None:
-        """The KV of a load has arrived; the engine loop sees it at its next boundary."""
-        assert isinstance(self.scheduler, LoadingScheduler)
-        self.scheduler.loaded(request)
+        """The KV of a load has arrived; the engine loop sees it at a boundary."""
+        self.polling.arrived(request)
+        if not (self._in_flight and self.polling.is_at_launch):
+            self._hear_of(self.polling.take())
 
     def recalled(self, read: TierRead) -> None:
         """KV has come up from lower tiers."""
@@ -229,10 +267,14 @@ class Engine:
             self.scheduler.add(request)
         self._incoming.clear()
         scheduled = self._schedule(now_ns)
+        if not (scheduled or self.cohort or self._in_flight) and self._hear_of(self.polling.take()):
+            scheduled = self._schedule(now_ns)
         if not scheduled and not self.cohort:
             self._blocked = bool(self._in_flight)
             return None
         batch = self._launch(scheduled)
+        if self.polling.is_at_launch:
+            self.polling.launched(batch.index)
         self._in_flight.append(batch)
         if self.kv.tiers is not None:
             self.kv.tiers.batch_formed(batch.index)
@@ -251,6 +293,8 @@ class Engine:
         num_sampled = batch.num_in_step
         gaps = {now_ns - self.cohort.completed_ns: num_sampled} if num_sampled else {}
         self.cohort.batch_ended(batch, now_ns)
+        if self.polling.is_at_launch:
+            self._hear_of(self.polling.ended(batch.index))
         final_tokens = self._final_tokens
         for request, _, generation, samples in batch.scheduled:
             if not samples or request.request_id not in final_tokens:
@@ -265,6 +309,7 @@ class Engine:
             if request.num_tokens >= final_tokens[request.request_id]:
                 del final_tokens[request.request_id]
                 if request.hand_off:
+                    num_sampled -= self.samples_first_token_twice
                     self._hand_off(request)
                     handed.append(request)
                 else:
@@ -298,10 +343,13 @@ class Engine:
         self.scheduler.finish(request)
 
     def _hand_off(self, request: Request) -> None:
-        """End a request here without giving up its blocks."""
+        """End a request here without giving up its blocks; its client never sees a token that is sampled twice."""
         held, request.block_ids = request.block_ids, []
         self.scheduler.finish(request)
         request.block_ids = held
+        if self.samples_first_token_twice:
+            request.num_tokens -= 1
+            request.first_token_ns = request.last_token_ns = -1
 
     def describe_waiting(self) -> list[str]:
         """Say of each held request what it waits for; for the message of a deadlock."""
@@ -318,6 +366,13 @@ class Engine:
             needed = self.kv.blocks_for(request.num_tokens)
             lines.append(f"{request!r} waits for {needed} blocks; {free} of {self.kv.pool.num_usable} are free")
         return lines
+
+    def _hear_of(self, arrived: Sequence[Request]) -> bool:
+        """Let requests go on whose KV has arrived; tell whether there are any."""
+        for request in arrived:
+            assert isinstance(self.scheduler, LoadingScheduler)
+            self.scheduler.loaded(request)
+        return bool(arrived)
 
     def _schedule(self, now_ns: int) -> list[tuple[Request, int]]:
         """Ask for a batch, again where the scheduler only preempted: with nothing to wait for, vLLM goes round at once.

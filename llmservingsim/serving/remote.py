@@ -40,3 +40,23 @@ class LoadingScheduler(Protocol):
     def loaded(self, request: Request) -> None:
         """The KV of a load of more than 0 tokens has arrived; free its blocks if the request is finished."""
         ...
+
+
+@runtime_checkable
+class ExpectingScheduler(LoadingScheduler, Protocol):
+    """One that can take the blocks for KV that has yet to be computed, and whose coming may be called off."""
+
+    def withdraw(self, request: Request) -> None:
+        """Forget a request that waits for its blocks or its KV, and free its blocks."""
+        ...
+
+
+@runtime_checkable
+class BlockingScheduler(LoadingScheduler, Protocol):
+    """One that can schedule requests before their KV has come, so that the batch waits for it.
+
+    Attributes:
+        load_kv_async: Set to False, it does so, and calls `loaded` itself.
+    """
+
+    load_kv_async: bool

@@ -42,6 +42,7 @@ class Request:
         recalled: Tier and tokens of each part that came from there when it was last admitted.
         hand_off: Another instance goes on with it after its first token.
         remote_tokens: How many of its first tokens have their KV elsewhere, from where it is loaded.
+        continued_as: As what another instance goes on with it, once that has taken it over.
         prefill_instance: That computed its prompt, -1 if this one does.
         earlier_preemptions: How often the instance that computed its prompt preempted it.
         scheduled_ns, first_token_ns, last_token_ns: First admission, first and latest token, -1 before.
@@ -54,6 +55,7 @@ class Request:
         "block_hashes",
         "block_ids",
         "cached_tokens",
+        "continued_as",
         "earlier_preemptions",
         "first_token_ns",
         "hand_off",
@@ -97,6 +99,7 @@ class Request:
         self.num_preemptions = 0
         self.hand_off = False
         self.remote_tokens = 0
+        self.continued_as: Request | None = None
         self.prefill_instance = -1
         self.earlier_preemptions = 0
         self.cached_tokens = 0
@@ -106,6 +109,11 @@ class Request:
         self.last_token_ns = -1
         self.admission = -1
         self.status = RequestStatus.WAITING
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Known output tokens."""
+        return self.num_tokens - self.num_prompt_tokens
 
     def __repr__(self) -> str:
         return (

@@ -53,6 +53,10 @@ class VllmScheduler:
     Args:
         config: Limits and policy.
         kv: Blocks of the instance.
+
+    Attributes:
+        load_kv_async: Whether requests wait for KV that comes from elsewhere before they are scheduled; if not, they
+            are scheduled at once, and their batch waits.
     """
 
     def __init__(self, config: SchedulerConfig, kv: KVCacheManager) -> None:
@@ -63,6 +67,7 @@ class VllmScheduler:
         self._by_name: list[Request] = []  # running requests outside the cohort; those that compute come after it
         self._admissions = 0
         self._refusal: Refusal | None = None
+        self.load_kv_async = True
         self._loads: list[Load] = []  # not yet asked for
         self._loading: dict[Request, None] = {}
         self._loaded: deque[Request] = deque()
@@ -118,7 +123,17 @@ class VllmScheduler:
         request.num_computed_tokens = max(request.num_computed_tokens, request.remote_tokens)
         request.remote_tokens = 0
         self.kv.cache_full_blocks(request, request.num_computed_tokens)
+        if request.num_computed_tokens == request.num_tokens:  # no token to go on with: compute the last one again
+            request.num_computed_tokens -= 1
         self._loaded.append(request)
+
+    def withdraw(self, request: Request) -> None:
+        """Forget a request whose KV will not come."""
+        if request in self._loading:
+            del self._loading[request]
+            self.kv.free(request)
+        else:
+            self._waiting.remove(request)
 
     def finish(self, request: Request) -> None:
         """Release a request: it produced its last token, or its client gave up."""
@@ -288,10 +303,11 @@ class VllmScheduler:
             self.kv.tiers.begin_read(request, hit)  # before blocks are taken, whose contents may go where the hit lies
         else:
             self._loads.append(Load(request, missing))
-        self.kv.reserve(request, request.num_tokens)  # all: two that wait with a part each could wait forever
+        whole = request.num_tokens + request.num_output_placeholders
+        self.kv.reserve(request, whole)  # two that wait with a part each could wait forever
         request.status = RequestStatus.WAITING_FOR_REMOTE_KVS
         self._loading[request] = None
-        if not missing:
+        if not missing or (hit is None and not self.load_kv_async):
             self.loaded(request)
         return True
 

@@ -26,7 +26,7 @@ from llmservingsim.model import IndexedBy, OperatorKind, ParallelLayout, stage_r
 from llmservingsim.shapes import BatchShape
 from llmservingsim.trace.bounded import remember
 from llmservingsim.trace.cuda_graphs import padded_tokens
-from llmservingsim.trace.expert_costs import ExpertCosts, rank_classes
+from llmservingsim.trace.expert_costs import ExpertCosts, RankClass, rank_classes
 from llmservingsim.trace.experts import ExpertRouting
 from llmservingsim.trace.fetches import Access, AccessSizes, FetchPlan, Floats, Issuer, Site, plan_accesses
 from llmservingsim.trace.segments import Collective, Segment, cut_stage, row_counts
@@ -160,6 +160,23 @@ class IterationBuilder:
                 node = nodes[number]
                 site = Site(node.location, node.device)
                 yield site, node.type is NodeType.MEM_STORE, num_bytes * len(rank_class.ranks)
+
+    def steps_ns(self, shapes: Sequence[BatchShape]) -> list[list[int]]:
+        """Return the time of every step of `segments`, in order, for each of `classes`.
+
+        Experts are those of the last call of `durations_ns`.
+        """
+        return [list(steps) for steps in self._step_durations(self._padded(shapes))]
+
+    @property
+    def segments(self) -> Sequence[Segment]:
+        """What every rank runs, cut at its collectives."""
+        return self._segments
+
+    @property
+    def classes(self) -> Sequence[RankClass]:
+        """Who runs it: ranks that do the same work, in the order of `template`."""
+        return self._classes
 
     def export(self, shapes: Sequence[BatchShape]) -> Graph:
         """Return the iteration with one COMP node per operator that takes time, for writing to disk.

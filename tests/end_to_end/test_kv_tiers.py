@@ -266,6 +266,9 @@ def test_what_cannot_be_is_refused(options: dict[str, Any], error: type[Exceptio
         Run(spec, [request(0, 1, 0)])
 
 
+PUSHES = ("push", "push_layerwise")
+
+
 @st.composite
 def runs(draw: st.DrawFn) -> tuple[dict[str, Any], list[RequestSpec]]:
     """Tiny pools and tiers, prompts that share beginnings, every option."""
@@ -293,6 +296,8 @@ def runs(draw: st.DrawFn) -> tuple[dict[str, Any], list[RequestSpec]]:
         roles = iter(["kv_producer", "kv_consumer"])
         for node in spec["nodes"]:
             node["instances"] = [instance | {"kv_role": next(roles)} for instance in node["instances"]]
+        spec["kv_transfer"] = draw(st.sampled_from([{"load_kv_async": False}, {}, *({"mode": m} for m in PUSHES)]))
+        spec["kv_transfer"] |= {"first_token": draw(st.sampled_from(["prefill", "decode"]))}
     spec["cxl_memory"] = {"size": "64MiB", "bandwidth": "20GB/s", "latency": "250ns", "num_devices": 2}
     requests = []
     now_ns = 0

@@ -90,6 +90,15 @@ def test_requests_that_decode_alternate_between_the_stages() -> None:
     assert times(run(config(), (50, 2, 0), (50, 1, 500))) == [(first, joined), (joined, joined)]
 
 
+def test_a_short_message_does_not_let_its_batch_overtake() -> None:
+    """The first chunk is long on its way, the second, of one token, is behind the first stage when the first arrives.
+
+    A message of 600 tokens takes 2.46 ms, and that of one token is there before it.
+    """
+    made = run(config(max_num_batched_tokens=600, max_num_seqs=8), (601, 1, 0))
+    assert times(made) == [(1 * MS + message(600) + 2 * MS,) * 2]
+
+
 def test_stages_of_several_ranks_reduce_within_themselves() -> None:
     made = run(config(pp=2, tp=2), (100, 1, 0))
     (instance,) = made.system.instances

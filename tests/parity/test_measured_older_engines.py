@@ -79,6 +79,20 @@ def test_asynchronous_scheduling_would_have_new_requests_wait_a_step_more(
     assert means(shared, scorer, tmp_path, "serving.async_scheduling=true")["mean_ttft_ms"] > 30
 
 
+@pytest.mark.parametrize(
+    ("kv_transfer", "ttft_pct"),
+    [((), (-15, 15)), (("kv_transfer.first_token=prefill", "kv_transfer.get_finished=at_end"), (-100, -60))],
+)
+def test_the_first_token_of_a_pair_comes_from_the_decode_side(
+    shared: Path, scorer: ModuleType, tmp_path: Path, kv_transfer: tuple[str, ...], ttft_pct: tuple[float, float]
+) -> None:
+    """Present values: -10.8 and -68.4 % of the measured mean TTFT."""
+    execute(shared, "h100-pdd", LLAMA_300, *H100, "serving.enable_prefix_caching=false", *kv_transfer).write(tmp_path)
+    out: Score = {}
+    scorer.score_means(tmp_path, shared / "data" / "measured" / "h100-pdd", out)
+    assert ttft_pct[0] < out["means"]["mean_ttft_ms"]["error"] < ttft_pct[1]
+
+
 THROUGHPUTS = [("h100-sd-pc-throughput", H100), ("a6000-sd-pc-throughput", A6000), ("a6000-pdd-throughput", A6000)]
 
 

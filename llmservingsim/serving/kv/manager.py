@@ -57,12 +57,13 @@ class KVCacheManager:
         return blocks[:-1] if self.recompute_last_hit else blocks
 
     def fits_whole(self, request: Request, prefix: list[int]) -> bool:
-        """Whether the blocks of the whole current sequence could be taken now.
+        """Whether the blocks of the whole current sequence, tokens that are being sampled included, could be taken now.
 
         Hits that lie on the free queue leave it and so count against what is free.
         """
         is_free = self.pool.is_free
-        needed = self.blocks_for(request.num_tokens) - len(prefix) + sum(map(is_free, prefix))
+        tokens = request.num_tokens + request.num_output_placeholders
+        needed = self.blocks_for(tokens) - len(prefix) + sum(map(is_free, prefix))
         return needed <= self.pool.num_free
 
     def can_admit(self, prefix: list[int], num_new_tokens: int) -> bool:
@@ -98,7 +99,8 @@ class KVCacheManager:
     def reserve(self, request: Request, num_tokens: int) -> None:
         """Take the blocks that the first ``num_tokens`` tokens lack, for KV that comes from elsewhere.
 
-        They are free (`fits_whole`), and enter the prefix index when the KV has come (`cache_full_blocks`).
+        They are free (`fits_whole`), and enter the prefix index when the KV has come (`cache_full_blocks`). A request
+        that took the blocks of its whole sequence can go on without another, so none of these waits for the others.
         """
         missing = self.blocks_for(num_tokens) - len(request.block_ids)
         if missing > 0:

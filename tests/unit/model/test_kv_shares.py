@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 
 from llmservingsim.config.catalog import find_model
-from llmservingsim.model import KvShare, ParallelLayout, kv_bytes_per_token, kv_shares
+from llmservingsim.model import KvShare, ParallelLayout, block_shares, kv_bytes_per_token, kv_shares
 
 LLAMA = find_model(
     "meta-llama/Llama-3.1-8B"
@@ -46,3 +46,13 @@ def test_a_target_rank_receives_what_it_keeps(source_tp: int, target_tp: int, pp
         received[share.target] += share.bytes_per_token
     kept = {rank: kv_bytes_per_token(LLAMA, target, stage=rank // target_tp) for rank in range(target.num_ranks)}
     assert received == kept
+
+
+@pytest.mark.parametrize(("source_tp", "target_tp", "pp"), list(product((1, 2, 16), (1, 4, 16), (1, 2))))
+def test_the_shares_of_all_blocks_make_up_those_of_the_model(source_tp: int, target_tp: int, pp: int) -> None:
+    source, target = ParallelLayout(tp=source_tp, pp=3), ParallelLayout(tp=target_tp, pp=pp)
+    summed: Counter[tuple[int, int]] = Counter()
+    for block in range(LLAMA.num_layers):
+        for share in block_shares(LLAMA, source, target, block):
+            summed[share.source, share.target] += share.bytes_per_token
+    assert summed == {(s.source, s.target): s.bytes_per_token for s in kv_shares(LLAMA, source, target)}

@@ -1,7 +1,8 @@
 """What a serving engine decides: which requests run in which iteration, and where their KV cache lives."""
 
 from llmservingsim.serving.batch import Batch, Scheduled
-from llmservingsim.serving.engine import Engine, EngineConfig, Outcome, RejectReason
+from llmservingsim.serving.engine import Engine
+from llmservingsim.serving.engine_terms import EngineConfig, Outcome, RejectReason
 from llmservingsim.serving.request import Request, RequestStatus
 from llmservingsim.serving.routing import ROUTERS, InstanceLoad, RoutedRequest, Router
 from llmservingsim.serving.scheduler import SCHEDULERS

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import msgspec
 
 from llmservingsim.serving.batch import Batch, Scheduled
-from llmservingsim.serving.engine import Engine, EngineConfig, Outcome, RejectReason
+from llmservingsim.serving.engine import Engine
+from llmservingsim.serving.engine_terms import EngineConfig, Outcome, RejectReason
 from llmservingsim.serving.kv import KVCacheManager
 from llmservingsim.serving.request import Request
 from llmservingsim.serving.scheduling import Scheduler, SchedulerConfig

@@ -60,7 +60,9 @@ def config(instances: int, scaling: Any, roles: list[str] | None = None, **keys:
     ]
     serving = {"latency": {"source": "scaled_milliseconds:Millisecond"}, "max_num_seqs": 1, "async_scheduling": False}
     network = {"topology": "Switch", "bandwidth": "1GB/s", "latency": "500ns"}
-    return {"nodes": [{"instances": listed}], "serving": serving, "network": network, "autoscaling": scaling, **keys}
+    as_prefilled = {"first_token": "prefill", "get_finished": "at_end"}
+    own = {"serving": serving, "network": network, "autoscaling": scaling, "kv_transfer": as_prefilled}
+    return {"nodes": [{"instances": listed}], **own, **keys}
 
 
 def section(policy: str = "queue", options: dict[str, Any] | None = None, **keys: Any) -> dict[str, Any]:

@@ -45,6 +45,7 @@ def config(*roles: str, serving: dict[str, object] | None = None, **keys: Any) -
         "nodes": [{"instances": [instance | {"kv_role": role} for role in roles or ("kv_both",)]}],
         "network": {"topology": "Switch", "bandwidth": "1GB/s", "latency": "500ns"},
         "serving": options | (serving or {}),
+        "kv_transfer": {"first_token": "prefill", "get_finished": "at_end"},
         **keys,
     }
 

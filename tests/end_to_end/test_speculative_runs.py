@@ -45,17 +45,18 @@ def run_of(*instances: dict[str, Any], source: str | None = f"{__name__}:Millise
 
 
 def test_the_decode_side_drafts_and_the_prefill_side_does_not() -> None:
-    """1 ms for the prompt, its KV, 1 + 3 ms for the second token, then four tokens per 4 ms."""
+    """1 ms for the prompt, its KV, 1 + 3 ms for the first token, then nine more, four per 4 ms."""
     network = {"topology": "Switch", "bandwidth": "1GB/s", "latency": "500ns"}
     sure = EAGLE | {"acceptance": {"policy": "fixed", "rate": 1.0}}
     sides = (instance("kv_producer"), instance("kv_consumer", speculative_config=sure))
     made = Run(run_of(*sides, network=network), [RequestSpec(0, 0, 100, 10, None)])
     summary = made.execute().summary
     (record,) = made.recorder.records
-    assert record.first_token_ns == 1_000_000
-    assert record.finish_ns == pytest.approx(1_000_000 + 1000 + 100 * 32_768 + 3 * 4_000_000, abs=2)
+    moved_ns = 1_000_000 + 1000 + 100 * 32_768
+    assert record.first_token_ns == pytest.approx(moved_ns + 4_000_000, abs=2)
+    assert record.finish_ns == pytest.approx(moved_ns + 4 * 4_000_000, abs=2)
     assert ["speculative_decoding" in one for one in summary["instances"]] == [False, True]
-    assert summary["speculative_decoding"]["num_drafts"] == 2
+    assert summary["speculative_decoding"]["num_drafts"] == 3
 
 
 requests = st.lists(st.tuples(st.integers(1, 150), st.integers(1, 40), st.integers(0, 30)), min_size=1, max_size=20)

@@ -82,6 +82,12 @@ def check_ends(made: Run, drawn: Drawn) -> None:
     assert [(r.status, r.output_tokens) for r in records] == [("finished", output) for _, output, _ in drawn]
     for record, (_, _, at) in zip(records, drawn, strict=True):
         assert at * MS <= (record.scheduled_ns or 0) <= (record.first_token_ns or 0) <= (record.finish_ns or 0)
+    check_at_rest(made)
+    sampled = sum(output for _, output, _ in drawn)
+    assert made.recorder.output_tokens == sampled
+
+
+def check_at_rest(made: Run) -> None:
     for one in made.system.instances:
         pool = one.engine.kv.pool
         pool.check([])
@@ -89,8 +95,6 @@ def check_ends(made: Run, drawn: Drawn) -> None:
     owner = made.system.transfers
     assert owner is not None
     assert owner.describe_waiting() == []
-    sampled = sum(output for _, output, _ in drawn)
-    assert made.recorder.output_tokens == sampled
 
 
 @given(
@@ -117,6 +121,52 @@ def test_every_request_ends_and_every_block_comes_back(
     instances = [instance(role, blocks + more, (1, 1)) for role, more in sides]
     made = run(config(instances, kv_transfer, **serving), drawn, shared=shared)
     check_ends(made, drawn)
+
+
+@given(
+    drawn=st.lists(
+        st.tuples(st.integers(1, 150), st.integers(1, 40), st.integers(0, 30), st.none() | st.integers(1, 60_000)),
+        min_size=1,
+        max_size=25,
+    ),
+    blocks=st.integers(14, 40),
+    kv_transfer=one_rank,
+    serving=st.fixed_dictionaries(
+        {
+            "async_scheduling": st.booleans(),
+            "max_num_batched_tokens": st.sampled_from([48, 2048]),
+            "max_num_seqs": st.sampled_from([3, 40]),
+        }
+    ),
+    ttft=st.none() | st.sampled_from(["2ms", "9ms"]),
+)
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_wherever_a_request_is_given_up_every_block_comes_back(
+    drawn: list[tuple[int, int, int, int | None]],
+    blocks: int,
+    kv_transfer: dict[str, Any],
+    serving: dict[str, Any],
+    ttft: str | None,
+) -> None:
+    """Requests as (prompt, output, arrival in ms, patience in us)."""
+    sides = [("kv_producer", 0), ("kv_producer", 3), ("kv_consumer", 0), ("kv_consumer", 5)]
+    spec = config([instance(role, blocks + more, (1, 1)) for role, more in sides], kv_transfer, **serving)
+    spec |= {"timeouts": {"ttft": ttft}} if ttft else {}
+    requests = [
+        RequestSpec(i, at * MS, p, o, None, abort_after_ns=None if wait is None else wait * 1000)
+        for i, (p, o, at, wait) in enumerate(drawn)
+    ]
+    made = Run(spec, requests)
+    made.execute()
+    records = sorted(made.recorder.records, key=lambda r: r.request_id)
+    assert len(records) == len(drawn)
+    for record, (_, output, _, wait) in zip(records, drawn, strict=True):
+        assert record.status == "finished" or (record.status == "aborted" and (wait is not None or ttft))
+        assert record.output_tokens == output if record.status == "finished" else record.output_tokens < output
+        if ttft is not None and record.status == "finished":
+            assert record.first_token_ns is not None
+            assert record.first_token_ns - record.arrival_ns <= int(ttft[:-2]) * MS
+    check_at_rest(made)
 
 
 @given(drawn=drawn_requests, source=layouts, target=layouts, kv_transfer=any_layout, blocks=st.integers(14, 60))

@@ -18,7 +18,7 @@ A member's own counters are stale while it is in the cohort.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from llmservingsim.serving.batch import Batch, Scheduled
 from llmservingsim.serving.kv import KVCacheManager
@@ -109,16 +109,20 @@ class DecodeCohort:
         return len(self._needing_block(self.formed + 1))
 
     def allocate(self) -> None:
-        """Take these blocks and enter the ones that have filled into the prefix index, in running order."""
+        """Take these blocks and enter those that have filled into the prefix index, in running order.
+
+        What the last batch that ended has filled is entered now; what those before it filled was when the next one
+        ended, so it comes first.
+        """
+        for completed in range(self._cached_to + 1, self.completed):
+            for request in _in_order(self._filled_by(completed)):
+                self._kv.cache_full_blocks(request, self._origin[request] + completed + 1)
         needing = self._needing_block(self.formed + 1)
-        due = dict(needing)
-        for completed in range(self._cached_to + 1, self.completed + 1):
-            due |= self._by_phase[(-completed - 1) % self._kv.block_size]
+        due = needing | self._filled_by(self.completed) if self._cached_to < self.completed else needing
         self._cached_to = self.completed
-        pool = self._kv.pool
-        for request in sorted(due, key=_place) if len(due) > 1 else due:
+        for request in _in_order(due):
             if request in needing:
-                request.block_ids += pool.take(1)
+                request.block_ids += self._kv.pool.take(1)
             self._kv.cache_full_blocks(request, self._origin[request] + self.completed + 1)
 
     def batch_ended(self, batch: Batch, now_ns: int) -> None:
@@ -148,6 +152,10 @@ class DecodeCohort:
         """Members whose token in batch ``index`` is the first of a block."""
         return self._by_phase[(1 - index) % self._kv.block_size]
 
+    def _filled_by(self, index: int) -> dict[Request, None]:
+        """Members for which the token of batch ``index`` filled a block."""
+        return self._by_phase[(-index - 1) % self._kv.block_size]
+
     def _is_last(self, request: Request, index: int) -> bool:
         return self._final_tokens[request.request_id] - self._origin[request] - 1 == index
 
@@ -170,5 +178,6 @@ class DecodeCohort:
                 batch.release(Scheduled(request, 1, request.num_preemptions, samples=True))
 
 
-def _place(request: Request) -> int:
-    return request.admission
+def _in_order(members: dict[Request, None]) -> Iterable[Request]:
+    """Members as the running list has them, which is by admission."""
+    return sorted(members, key=lambda request: request.admission) if len(members) > 1 else members

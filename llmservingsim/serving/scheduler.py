@@ -21,30 +21,37 @@ from llmservingsim.serving.scheduling import SchedulerConfig
 class Refusal(NamedTuple):
     """Why the next waiting request did not fit: as long as this holds, looking again would find the same.
 
-    The blocks that it lacks can only become fewer when blocks are freed, or when the first block that its prefix
-    misses enters the index.
+    It needs more blocks than are free beside those of its prefix. That can only change when blocks become free, or when
+    the first block that its prefix misses enters the index.
 
     Attributes:
         request: Who.
-        num_free: Free blocks at that time.
+        prefix: Blocks that were found of it.
+        room: Free blocks that are none of these.
         missing: Hash of the first block that was not found; None where every one that counts was.
     """
 
     request: Request
-    num_free: int
+    prefix: list[int]
+    room: int
     missing: BlockHash | None
 
     @classmethod
     def of(cls, request: Request, prefix: list[int], pool: BlockPool) -> Refusal:
         """Note a refusal."""
         hashes = request.block_hashes
-        return cls(request, pool.num_free, hashes[len(prefix)] if len(prefix) < len(hashes) else None)
+        missing = hashes[len(prefix)] if len(prefix) < len(hashes) else None
+        return cls(request, prefix, _room(prefix, pool), missing)
 
     def holds(self, request: Request, pool: BlockPool) -> bool:
         """Whether the request would be refused again."""
-        if request is not self.request or pool.num_free > self.num_free:
+        if request is not self.request or (pool.num_free > self.room and _room(self.prefix, pool) > self.room):
             return False
         return self.missing is None or pool.find(self.missing) is None
+
+
+def _room(prefix: list[int], pool: BlockPool) -> int:
+    return pool.num_free - sum(map(pool.is_free, prefix))
 
 
 class VllmScheduler:

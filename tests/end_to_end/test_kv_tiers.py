@@ -8,6 +8,7 @@ all and evicts whatever was cached.
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -266,6 +267,31 @@ def test_what_cannot_be_is_refused(options: dict[str, Any], error: type[Exceptio
         Run(spec, [request(0, 1, 0)])
 
 
+def test_blocks_into_which_kv_comes_up_are_kept_although_its_client_has_left() -> None:
+    """64 tokens come up in 32 us, the client leaves after 10, and who needs every block waits for the 32."""
+    leaves = msgspec.structs.replace(request(2, 80, 5 * MS), abort_after_ns=10 * US)
+    _, records = run(
+        config(),
+        *(request(0, 64, 0), request(1, 96, 1 * MS, family=1), leaves),
+        request(3, 96, 5 * MS + 15 * US, family=2),
+    )
+    assert [r.status for r in records] == ["finished", "finished", "aborted", "finished"]
+    assert (records[2].scheduled_ns, records[2].output_tokens) == (None, 0)
+    assert records[3].scheduled_ns == pytest.approx(5 * MS + 32 * US, abs=10)
+
+
+def test_what_was_swapped_out_for_a_client_that_left_is_forgotten() -> None:
+    """6 blocks, two prompts of 46: for a 49th token each needs a fourth block, so 1 is swapped out, and is given up."""
+    options = {"prefix_storage": [], "preemption_mode": "swap", "swap_space": "64MiB"}
+    second = msgspec.structs.replace(request(1, 46, 0, family=1, output=40), abort_after_ns=120 * US)
+    made, records = run(config(serving=options), request(0, 46, 0, output=40), second)
+    assert [(r.status, r.preemptions) for r in records] == [("finished", 0), ("aborted", 1)]
+    assert made.system.traffic is not None
+    (side,) = made.system.traffic.sides
+    assert made.system.traffic.accesses(0)["swap", "write"].tokens > 0
+    assert side.tiers.swapped_tokens == 0
+
+
 PUSHES = ("push", "push_layerwise")
 
 
@@ -304,7 +330,9 @@ def runs(draw: st.DrawFn) -> tuple[dict[str, Any], list[RequestSpec]]:
     for number in range(draw(st.integers(1, 14))):
         now_ns += draw(st.sampled_from([0, 1, 20 * US, 200 * US]))
         prompt, output = draw(st.integers(1, 80)), draw(st.integers(1, 40))
-        requests.append(request(number, prompt, now_ns, family=draw(st.integers(0, 2)), output=output))
+        asked = request(number, prompt, now_ns, family=draw(st.integers(0, 2)), output=output)
+        patience_ns = draw(st.none() | st.sampled_from([1, 30 * US, 100 * US, 300 * US, MS, 3 * MS]))
+        requests.append(msgspec.structs.replace(asked, abort_after_ns=patience_ns))
     return spec, requests
 
 
@@ -316,12 +344,14 @@ def test_whatever_moves_nothing_is_lost_and_everything_comes_to_rest(
     spec, requests = case
     made = Run(spec, list(requests))
     result = made.execute()
-    assert [r.status for r in result.requests] == ["finished"] * len(requests)
-    assert [r.output_tokens for r in result.requests] == [r.output_tokens for r in requests]
-    for record in result.requests:
-        assert (
-            record.arrival_ns <= (record.scheduled_ns or 0) <= (record.first_token_ns or 0) <= (record.finish_ns or 0)
-        )
+    for record, asked in zip(result.requests, requests, strict=True):
+        is_aborted = record.status == "aborted"
+        assert record.status == "finished" or (is_aborted and asked.abort_after_ns is not None)
+        assert (record.output_tokens < asked.output_tokens) == is_aborted
+        times = [record.arrival_ns, record.scheduled_ns, record.first_token_ns, record.finish_ns]
+        known = [t for t in times if t is not None]
+        assert known == sorted(known)
+        assert is_aborted or None not in times
         assert record.cached_tokens < record.prompt_tokens
     if made.system.traffic is not None:
         check_at_rest(made)

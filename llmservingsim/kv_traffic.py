@@ -11,7 +11,7 @@ use them at that moment, other instances included.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -189,6 +189,13 @@ class KvTraffic:
                 before.tokens + tokens, before.num_bytes + round(moved), (*before.times_ns, *times)
             )
         return found
+
+    def moved_bytes(self) -> Iterator[tuple[Place, bool, int]]:
+        """Yield what was loaded or stored where: place, whether it was stored, bytes."""
+        for (position, way), (_, moved, _) in self._totals.items():
+            for store, is_store in zip(way, (False, True), strict=True):
+                if store != DEVICE:
+                    yield self._place(self.sides[position], store), is_store, round(moved)
 
     def _count(self, part: _Part, now_ns: int) -> None:
         """Add up what ended; what stood in line began when the batch or the part before it had ended."""

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, get_args
 
 from llmservingsim.backend import MemoryLevelModel, MemoryModel, MemoryRateModel
@@ -66,12 +66,19 @@ class Claim(NamedTuple):
         place: Where.
         num_bytes: How much.
         node: Whose it is, -1 for nobody's.
+        filled: Tells how much of it lies there now; None: all of it, all the time.
     """
 
     what: str
     place: Place
     num_bytes: int
     node: int = -1
+    filled: Callable[[], int] | None = None
+
+    @property
+    def held_bytes(self) -> int:
+        """What lies there now."""
+        return self.num_bytes if self.filled is None else self.filled()
 
 
 class Memories:
@@ -135,14 +142,16 @@ class Memories:
         return min(size - self._claimed(place.tier, d) for d, size in enumerate(sizes)) * len(sizes)
 
     def held_bytes(self, tier: TierName, node: int | None = None) -> int | None:
-        """Return what is kept in a memory, for one node or all together; None if nobody uses it."""
+        """Return what lies in a memory, of one node or of all together; None if nobody uses it."""
         if tier not in self._used:
             return None
         there = [c for c in self.claims if c.place.tier == tier]
-        return sum(c.num_bytes for c in there if node in (None, c.node if tier == "cxl" else c.place.device))
+        return sum(c.held_bytes for c in there if node in (None, c.node if tier == "cxl" else c.place.device))
 
-    def claim(self, what: str, place: Place, num_bytes: int, node: int = -1) -> None:
-        """Keep bytes of a place for the whole run; ``node`` is whose they are, in the time series.
+    def claim(
+        self, what: str, place: Place, num_bytes: int, node: int = -1, filled: Callable[[], int] | None = None
+    ) -> None:
+        """Keep bytes of a place for the whole run; `Claim` explains the arguments.
 
         Raises:
             CapacityError: If they do not fit; the message lists who has what there.
@@ -155,7 +164,7 @@ class Memories:
                 f"{format_size(self.size_bytes(place))}, of which {format_size(self.free_bytes(place))} are free"
                 + (". There are already:" + "".join(rows) if rows else "")
             )
-        self.claims.append(Claim(what, place, num_bytes, node))
+        self.claims.append(Claim(what, place, num_bytes, node, filled))
 
     def _claimed(self, tier: TierName, device: int) -> int:
         """Bytes of one device that claims hold; of an interleaved claim its even part, rounded up."""

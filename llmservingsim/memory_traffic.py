@@ -51,6 +51,8 @@ def _moved(system: System) -> Iterable[Moved]:
     for builder in system.builders:
         for site, is_store, num_bytes in builder.moved_bytes():
             yield Moved(Place.at(*site), is_store, num_bytes)
+    if system.traffic is not None:
+        yield from (Moved(*moved) for moved in system.traffic.moved_bytes())
 
 
 def _by_place(moved: Iterable[Moved]) -> dict[Place, dict[str, int]]:

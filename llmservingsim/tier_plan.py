@@ -14,7 +14,7 @@ from llmservingsim.model import ParallelLayout, kv_bytes_per_token, kv_bytes_per
 from llmservingsim.plugins import make_plugin
 from llmservingsim.serving.kv.eviction import EVICTION_POLICIES, EvictionPolicy
 from llmservingsim.serving.kv.tier_store import TierStore
-from llmservingsim.serving.kv.tiers import TierOptions
+from llmservingsim.serving.kv.tiers import SwapSpace, TierOptions
 from llmservingsim.units import format_size, parse_size_bytes
 
 
@@ -65,6 +65,9 @@ class TierPlan(NamedTuple):
     replicas: int
 
 
+_Swap = tuple[Place, SwapSpace]
+
+
 class _Wanted:
     """A store that one instance or several want.
 
@@ -90,7 +93,7 @@ def plan_tiers(instances: Sequence[TierInputs], memories: Memories) -> list[Tier
     """
     wanted: dict[Any, _Wanted] = {}
     keys: list[list[Any]] = []
-    swaps: list[Place | None] = []
+    swaps: list[_Swap | None] = []
     for number, inputs in enumerate(instances):
         with located(inputs.path):
             _check(inputs)
@@ -137,13 +140,16 @@ def _check(inputs: TierInputs) -> None:
             )
 
 
-def _claim_swap(number: int, inputs: TierInputs, memories: Memories) -> Place | None:
+def _claim_swap(number: int, inputs: TierInputs, memories: Memories) -> _Swap | None:
     if inputs.serving.preemption_mode != "swap":
         return None
     with located("preemption_mode"):
         place = _find("cpu", inputs, memories)
-    memories.claim(f"swap space of instance {number}", place, parse_size_bytes(inputs.serving.swap_space))
-    return place
+    num_bytes, token_bytes = parse_size_bytes(inputs.serving.swap_space), inputs.token_bytes
+    space = SwapSpace(num_bytes // token_bytes)
+    name = f"swap space of instance {number}"
+    memories.claim(name, place, num_bytes, filled=lambda: space.used_tokens * token_bytes)
+    return place, space
 
 
 def _find(name: str, inputs: TierInputs, memories: Memories) -> Place:
@@ -202,8 +208,9 @@ def _make(wanted: _Wanted, num_bytes: int, memories: Memories) -> None:
                 f"prefix_storage: {format_size(num_bytes)} of {wanted.place} hold no chunk of {chunk} tokens, which is "
                 f"{format_size(chunk * inputs.token_bytes)}"
             )
-        memories.claim(wanted.name, wanted.place, num_bytes)
-        wanted.store = TierStore(spec.tier, chunks * chunk, _policy(spec))
+        store = wanted.store = TierStore(spec.tier, chunks * chunk, _policy(spec))
+        token_bytes = inputs.token_bytes
+        memories.claim(wanted.name, wanted.place, num_bytes, filled=lambda: store.used_tokens * token_bytes)
 
 
 def _policy(spec: TierSpec) -> EvictionPolicy:
@@ -215,14 +222,15 @@ def _policy(spec: TierSpec) -> EvictionPolicy:
     return made
 
 
-def _plan(inputs: TierInputs, own: Sequence[Any], swap: Place | None, wanted: dict[Any, _Wanted]) -> TierPlan:
+def _plan(
+    inputs: TierInputs, own: Sequence[Any], swap: tuple[Place, SwapSpace] | None, wanted: dict[Any, _Wanted]
+) -> TierPlan:
     """Own stores first, tier by tier, then those of neighbours."""
     keys = list(own)
     if inputs.serving.prefix_sharing == "cluster":
         keys += [key for key in wanted if key not in own and any(_is_alike(key, mine) for mine in own)]
     found = [wanted[key] for key in keys]
     serving, layout = inputs.serving, inputs.layout
-    swap_bytes = parse_size_bytes(serving.swap_space) if swap else 0
     per_layer = kv_bytes_per_token_layer(inputs.model, layout.tp, serving.kv_cache_dtype)
     whole = kv_bytes_per_token_layer(inputs.model, 1, serving.kv_cache_dtype)
     return TierPlan(
@@ -230,12 +238,12 @@ def _plan(inputs: TierInputs, own: Sequence[Any], swap: Place | None, wanted: di
         places=tuple(w.place for w in found),
         nodes=tuple(w.place.device if w.place.tier != "cxl" else None for w in found),
         targets=tuple(range(len(own))),
-        swap_place=swap,
+        swap_place=swap[0] if swap else None,
         options=TierOptions(
             chunk_size=_chunk_size(serving),
             write=serving.prefix_write,
             recall=serving.prefix_recall,
-            swap_tokens=swap_bytes // inputs.token_bytes,
+            swap=swap[1] if swap else None,
         ),
         stage_bytes=tuple(
             kv_bytes_per_token(inputs.model, layout, stage, serving.kv_cache_dtype) for stage in range(layout.pp)

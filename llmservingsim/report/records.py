@@ -60,7 +60,7 @@ class Sample(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         scope: ``cluster``, ``node:<i>`` or ``instance:<i>``.
         npu_memory_bytes: Weights and KV blocks, held or cached, on all devices of the scope.
-        prefix_hit_pct: Of the prompt tokens looked up since the start of the run, found in any tier.
+        prefix_hit_pct: Of the prompt tokens looked up since the start of the run, found on the devices.
         cpu_memory_bytes, cxl_memory_bytes, power_w: None where not simulated.
     """
 

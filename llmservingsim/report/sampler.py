@@ -114,7 +114,7 @@ class Sampler:
             used_bytes=devices * used,
             total_bytes=devices * instance.memory.total_bytes,
             queried=engine.kv.queried_tokens,
-            hit=engine.kv.hit_tokens + (sum(engine.kv.tiers.hit_tokens) if engine.kv.tiers is not None else 0),
+            hit=engine.kv.hit_tokens,
         )
 
     def _held(self, node: int | None) -> _Held:

@@ -18,7 +18,7 @@ def prefix_tiers(traffic: KvTraffic | None) -> dict[str, Any]:
     found: dict[str, Any] = {tier: _tier(traffic, tier, queried) for tier in tiers}
     if any(side.swap_place is not None for side in traffic.sides):
         found["swap"] = {
-            "refused": sum(side.tiers.swaps_refused for side in traffic.sides),
+            "refused": sum(side.tiers.swap.refused for side in traffic.sides if side.tiers.swap is not None),
             **_moved(traffic, "swap"),
         }
     return found

@@ -71,7 +71,8 @@ def run(spec: dict[str, Any], *requests: RequestSpec) -> tuple[Run, list[Request
 def check_at_rest(made: Run) -> None:
     assert made.system.traffic is not None
     for side in made.system.traffic.sides:
-        assert (side.tiers.reads, side.tiers.writes, side.tiers.swapped_tokens) == ([], [], 0)
+        assert (side.tiers.reads, side.tiers.writes) == ([], [])
+        assert side.tiers.swap is None or side.tiers.swap.used_tokens == 0
         side.instance.engine.kv.pool.check([])
         for store in side.tiers.stores:
             store.check()
@@ -99,7 +100,17 @@ def test_what_the_device_evicted_comes_back_from_host_memory() -> None:
     assert (cpu["hit_tokens"], cpu["reads"]["tokens"], cpu["reads"]["bytes"]) == (64, 64, 64 * KV_BYTES)
     assert cpu["reads"]["time_ms"]["mean"] == pytest.approx(0.032, rel=1e-3)
     assert cpu["writes"]["tokens"] == 64 + 96  # the last prompt completes no further chunk
+    (place,) = made.result().summary["bytes_moved"]["memories"]["cpu"]["places"].values()
+    assert place == {"loaded_bytes": 64 * KV_BYTES, "stored_bytes": (64 + 96) * KV_BYTES}
     assert cpu["hit_pct"] == pytest.approx(100 * 64 / (64 + 96 + 80))
+
+
+def test_the_time_series_shows_what_lies_in_host_memory() -> None:
+    made, _ = evicted_then_asked_again()
+    last = {sample.scope: sample for sample in made.result().timeseries}
+    assert last["cluster"].cpu_memory_bytes == last["node:0"].cpu_memory_bytes == (64 + 96) * KV_BYTES
+    assert (last["instance:0"].cpu_memory_bytes, last["cluster"].cxl_memory_bytes) == (None, None)
+    assert last["cluster"].prefix_hit_pct == 0  # of the device
 
 
 def test_without_the_tier_it_is_computed_again() -> None:
@@ -289,7 +300,8 @@ def test_what_was_swapped_out_for_a_client_that_left_is_forgotten() -> None:
     assert made.system.traffic is not None
     (side,) = made.system.traffic.sides
     assert made.system.traffic.accesses(0)["swap", "write"].tokens > 0
-    assert side.tiers.swapped_tokens == 0
+    assert side.tiers.swap is not None
+    assert side.tiers.swap.used_tokens == 0
 
 
 PUSHES = ("push", "push_layerwise")

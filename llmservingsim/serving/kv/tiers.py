@@ -105,6 +105,41 @@ class _Filled(NamedTuple):
     first: int
 
 
+class SwapSpace:
+    """Host memory for the KV of preempted requests of one instance.
+
+    Args:
+        capacity: Tokens for which it has room.
+
+    Attributes:
+        used_tokens: Kept there now.
+        refused: Preemptions for which it had no room.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.used_tokens = 0
+        self.refused = 0
+        self._kept: dict[Request, int] = {}
+
+    def kept(self, request: Request) -> int:
+        """Tokens whose KV is kept for a request, from the first one on; 0 if none is."""
+        return self._kept.get(request, 0)
+
+    def keep(self, request: Request, num_tokens: int) -> bool:
+        """Keep the KV of a request, if there is room."""
+        if self.used_tokens + num_tokens > self.capacity:
+            self.refused += 1
+            return False
+        self.used_tokens += num_tokens
+        self._kept[request] = num_tokens
+        return True
+
+    def forget(self, request: Request) -> None:
+        """A request needs what was kept of it no more."""
+        self.used_tokens -= self._kept.pop(request, 0)
+
+
 class TierOptions(NamedTuple):
     """How an instance uses its tiers.
 
@@ -113,14 +148,14 @@ class TierOptions(NamedTuple):
         write: When KV goes down.
         recall: Who waits for KV that comes up: its request alone (``async``), or its whole batch (``blocking``).
         promote: Whether what is read from a lower tier is kept in those above it.
-        swap_tokens: Of preempted requests whose KV is kept in host memory; 0: it is computed again.
+        swap: Where the KV of preempted requests goes; None: it is computed again.
     """
 
     chunk_size: int
     write: Write = "through"
     recall: Recall = "async"
     promote: bool = True
-    swap_tokens: int = 0
+    swap: SwapSpace | None = None
 
 
 class KvTiers:
@@ -138,8 +173,6 @@ class KvTiers:
         reads, writes: Decided and not yet taken.
         hit_tokens: Prompt tokens found at first admissions, per store.
         refused_tokens: Not written because nothing there could go.
-        swapped_tokens: In host memory for preempted requests.
-        swaps_refused: Preemptions for which it had no room.
     """
 
     def __init__(
@@ -158,9 +191,7 @@ class KvTiers:
         self.writes: list[TierWrite] = []
         self.hit_tokens = [0] * len(stores)
         self.refused_tokens = 0
-        self.swapped_tokens = 0
-        self.swaps_refused = 0
-        self._swapped: dict[Request, int] = {}
+        self.swap = options.swap
         self._pool = pool
         self._block_size = block_size
         self._chunk_blocks = options.chunk_size // block_size
@@ -173,8 +204,8 @@ class KvTiers:
 
     def lookup(self, request: Request, num_local_blocks: int) -> TierHit | None:
         """Find what lies below of the request's prefix beyond the device's blocks; at least one token is computed."""
-        if request in self._swapped:
-            return self._swapped_hit(request, num_local_blocks)
+        if self.swap is not None and (kept := self.swap.kept(request)):
+            return self._swapped_hit(request, kept, num_local_blocks)
         size = self._chunk_blocks
         hashes = request.block_hashes
         last = min((request.num_tokens - 1) // self._block_size, len(hashes)) // size
@@ -230,18 +261,13 @@ class KvTiers:
     def swap_out(self, request: Request) -> None:
         """Keep the KV of a request that is being preempted, if there is room."""
         tokens = request.num_computed_tokens
-        if not self.options.swap_tokens or not tokens:
-            return
-        if self.swapped_tokens + tokens > self.options.swap_tokens:
-            self.swaps_refused += 1
-            return
-        self.swapped_tokens += tokens
-        self._swapped[request] = tokens
-        self.writes.append(TierWrite(DEVICE, SWAP_SPACE, (), tokens, is_urgent=True))
+        if self.swap is not None and tokens and self.swap.keep(request, tokens):
+            self.writes.append(TierWrite(DEVICE, SWAP_SPACE, (), tokens, is_urgent=True))
 
     def forget(self, request: Request) -> None:
-        """A request needs what was kept of it no more."""
-        self.swapped_tokens -= self._swapped.pop(request, 0)
+        """A request needs what was swapped out of it no more."""
+        if self.swap is not None:
+            self.swap.forget(request)
 
     def filled(self, request: Request, first: int, end: int) -> None:
         """The batch that is being formed fills these blocks of a request, or finds them filled."""
@@ -283,10 +309,9 @@ class KvTiers:
         """Say what is decided and not begun, for the message of a deadlock."""
         return [f"{read.request!r} waits for KV from lower tiers" for read in self.reads]
 
-    def _swapped_hit(self, request: Request, num_local_blocks: int) -> TierHit | None:
-        """What was swapped out beyond the blocks that the device still has."""
-        kept = min(self._swapped[request], request.num_tokens - 1)  # the last token is computed in any case
-        missing = kept - num_local_blocks * self._block_size
+    def _swapped_hit(self, request: Request, kept: int, num_local_blocks: int) -> TierHit | None:
+        """What was swapped out beyond the blocks that the device still has; the last token is computed in any case."""
+        missing = min(kept, request.num_tokens - 1) - num_local_blocks * self._block_size
         if missing > 0:
             return TierHit(missing, (TierPart(SWAP_SPACE, (), missing),))
         self.forget(request)

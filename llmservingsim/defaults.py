@@ -43,7 +43,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     prefix_sharing: bool | Literal["node", "cluster"] = False
     prefix_chunk_size: int = 256
     prefix_write: Literal["through", "back"] = "through"
-    prefix_recall: Literal["async", "blocking"] = "async"
+    prefix_recall: Literal["async", "blocking", "layerwise"] = "async"
     preemption_mode: Literal["recompute", "swap"] = "recompute"
     swap_space: str = "4GiB"
     latency: LatencySpec = LatencySpec()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
-from llmservingsim.backend import Backend, Ticket
+from llmservingsim.backend import Backend, GraphId, Ticket
 from llmservingsim.errors import SimulationError
 from llmservingsim.model import CapacityReport
 from llmservingsim.serving import Engine, InstanceLoad, Outcome, RejectReason, Request
@@ -170,6 +170,7 @@ class Instance:
         builders: One per pipeline stage.
         before_batch: Each submits what has to happen between the batch before, given by its ticket, and the one that
             begins, and returns the ticket that this one has to follow.
+        variant: Returns another graph and its builder for a batch that needs one, if set.
         collective_bytes: Summed message sizes of all collectives so far, per rank.
     """
 
@@ -195,6 +196,7 @@ class Instance:
         self.listener: IterationListener | None = None
         self.successor: Successor | None = None
         self.follower: Follower | None = None
+        self.variant: Callable[[Batch], tuple[GraphId, GraphBuilder] | None] | None = None
         self.before_batch: list[Callable[[Instance, Ticket], Ticket]] = []
         self.collective_bytes = 0
         self._backend = backend
@@ -272,25 +274,29 @@ class Instance:
             for prepare in self.before_batch:
                 self._last = prepare(self, self._last)
             after = self._last
-            tickets.append(self._submit(batch))
+            builder = self._submit(batch)
+            tickets.append(self._last)
             if self.follower is not None:
                 self.follower.formed(self, batch)
                 self.follower.submitted(self, StageWork(batch, 0, self.builder, (batch.shape,), after), now_ns)
             if self.listener is not None:
-                self.listener.submitted(self._execution(batch), now_ns)
+                self.listener.submitted(self._execution(batch)._replace(builder=builder), now_ns)
         return tickets
 
-    def _submit(self, batch: Batch) -> Ticket:
+    def _submit(self, batch: Batch) -> GraphBuilder:
+        """Hand a batch to the backend; return what made its graph."""
         assert self._graph is not None, "a group and a pipeline submit graphs of their own"
+        other = self.variant(batch) if self.variant is not None else None
+        graph, builder = other if other is not None else (self._graph, self.builder)
         try:
             shapes = (batch.shape,)
-            durations, sizes = self.builder.durations_ns(shapes), self.builder.sizes_bytes(shapes)
-            self._last = self._backend.submit(self._graph, durations, sizes, self._last)
+            durations, sizes = builder.durations_ns(shapes), builder.sizes_bytes(shapes)
+            self._last = self._backend.submit(graph, durations, sizes, self._last)
         except (ValueError, OverflowError) as error:  # a latency that no clock can count
             raise SimulationError(f"instance {self.index}, iteration {batch.index}: {error}") from error
         if sizes is not None:
-            self.collective_bytes += self.builder.count_moved(sizes)
-        return self._last
+            self.collective_bytes += builder.count_moved(sizes)
+        return builder
 
     def complete(self, ticket: Ticket, now_ns: int) -> Iterable[tuple[Instance, Outcome]]:
         """Apply the oldest batch in flight, which has just ended."""

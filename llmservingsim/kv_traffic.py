@@ -6,7 +6,8 @@ use them at that moment, other instances included.
 
 - A write holds its blocks of the device until it has ended and runs beside everything else. Where no blocks are held
   (what the device evicts, what is swapped out), the next batch may overwrite them, so it begins after the write.
-- A read runs beside everything else if its request waits aside, else between the batch before and its own.
+- A read runs beside everything else if its request waits aside; else between the batch before and its own; or within
+  its own, block by block (`llmservingsim.kv_layerwise`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from llmservingsim.config.catalog import ModelSpec
 from llmservingsim.errors import ConfigError
 from llmservingsim.graph import Graph, Node, NodeType
 from llmservingsim.instance import Instance
+from llmservingsim.kv_layerwise import LayerwiseRecalls
 from llmservingsim.memories import Place
 from llmservingsim.model import num_active_parameters
 from llmservingsim.serving import Outcome
@@ -108,9 +110,12 @@ class KvTraffic:
         self._parts_left: dict[int, int] = {}  # of reads, by the request's id and side
         self._begun: list[Ticket] = []
         self._line_end_ns: dict[int, int] = {}
+        self._layerwise: dict[int, LayerwiseRecalls] = {}
         self._totals: dict[tuple[int, tuple[int, int]], tuple[int, float, list[int]]] = {}
-        for side in sides:
+        for position, side in enumerate(sides):
             side.instance.before_batch.append(self.before_batch)
+            if side.tiers.options.recall == "layerwise":
+                self._layerwise[position] = _layerwise(side, backend)
 
     @property
     def members(self) -> Sequence[Instance]:
@@ -132,10 +137,14 @@ class KvTraffic:
         tiers.writes = [write for write in tiers.writes if not write.is_urgent]
         for write in urgent:
             after = self._write(position, write, now_ns, after)
-        if tiers.options.recall == "blocking":
+        if tiers.options.recall != "async":
             reads, tiers.reads = tiers.reads, []
+            layerwise = self._layerwise.get(position)
             for read in reads:
-                after = self._read(position, read, now_ns, after)
+                if layerwise is not None and layerwise.can_bring(read):
+                    layerwise.bring(read)
+                else:
+                    after = self._read(position, read, now_ns, after)
         return after
 
     def begin(self, now_ns: int) -> Iterable[Ticket]:
@@ -188,6 +197,11 @@ class KvTraffic:
             found[name, kind] = TierAccess(
                 before.tokens + tokens, before.num_bytes + round(moved), (*before.times_ns, *times)
             )
+        if position in self._layerwise:
+            for store, tokens in self._layerwise[position].tokens_from.items():
+                key, per_token = (self._tier_name(position, store), "read"), sum(self._rank_bytes(position))
+                before = found.get(key, TierAccess(0, 0, ()))
+                found[key] = TierAccess(before.tokens + tokens, before.num_bytes + tokens * per_token, before.times_ns)
         return found
 
     def moved_bytes(self) -> Iterator[tuple[Place, bool, int]]:
@@ -196,6 +210,13 @@ class KvTraffic:
             for store, is_store in zip(way, (False, True), strict=True):
                 if store != DEVICE:
                     yield self._place(self.sides[position], store), is_store, round(moved)
+        for layerwise in self._layerwise.values():
+            yield from layerwise.moved_bytes()
+
+    def _rank_bytes(self, position: int) -> list[int]:
+        """Bytes of a token on every rank."""
+        side = self.sides[position]
+        return [size for size, ranks in zip(side.bytes_per_token, side.stage_ranks, strict=True) for _ in ranks]
 
     def _count(self, part: _Part, now_ns: int) -> None:
         """Add up what ended; what stood in line began when the batch or the part before it had ended."""
@@ -286,6 +307,15 @@ def _access(place: Place, stage: int, *, is_store: bool, after: tuple[int, ...] 
         device=place.device,
         data_deps=after,
     )
+
+
+def _layerwise(side: TierSide, backend: Backend) -> LayerwiseRecalls:
+    """One stage's ranks load from the memories that they reach themselves."""
+    places = {store: place for store, place in enumerate(side.places) if side.sources[store] is None}
+    if side.swap_place is not None:
+        places[SWAP_SPACE] = side.swap_place
+    num_layers = side.instance.builder.model.num_layers
+    return LayerwiseRecalls(side.instance, side.tiers, places, side.bytes_per_token[0] // num_layers, backend)
 
 
 def connect_tiers(

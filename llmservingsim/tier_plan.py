@@ -129,7 +129,7 @@ def _check(inputs: TierInputs) -> None:
     stages, members = inputs.layout.pp, inputs.layout.dp
     in_line = {
         "prefix_write: back": specs and serving.prefix_write == "back",
-        "prefix_recall: blocking": specs and serving.prefix_recall == "blocking",
+        f"prefix_recall: {serving.prefix_recall}": specs and serving.prefix_recall != "async",
         "preemption_mode: swap": serving.preemption_mode == "swap",
     }
     for option, is_asked in in_line.items():

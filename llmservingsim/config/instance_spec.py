@@ -90,7 +90,8 @@ class ServingSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         prefix_write: ``through``: a chunk goes down when it is complete; ``back``: blocks go down when the device needs
             their room.
         prefix_recall: Who waits for what comes up: its request alone, beside the queue (``async``, vLLM's offloading
-            connector); or the batch that computes it (``blocking``, LMCache).
+            connector); the batch that computes it (``blocking``, LMCache); or each block of the model for its own part
+            (``layerwise``, LMCache's ``use_layerwise``).
         preemption_mode: Whether a preempted request's KV is computed again, or swapped to host memory and back.
         swap_space: Host memory for that, per instance.
         latency: Where operator latencies come from.
@@ -122,7 +123,7 @@ class ServingSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     prefix_sharing: bool | Literal["node", "cluster"] | None = None
     prefix_chunk_size: Count | None = None
     prefix_write: Literal["through", "back"] | None = None
-    prefix_recall: Literal["async", "blocking"] | None = None
+    prefix_recall: Literal["async", "blocking", "layerwise"] | None = None
     preemption_mode: Literal["recompute", "swap"] | None = None
     swap_space: str | None = None
     latency: LatencySpec | None = None

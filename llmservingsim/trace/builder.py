@@ -11,7 +11,7 @@ sizes. `IterationBuilder.export` writes the same iteration with one node per ope
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from llmservingsim.config.catalog import ModelSpec
 from llmservingsim.errors import InvariantError, PluginError
 from llmservingsim.graph import Graph, Node, NodeType
 from llmservingsim.latency import ExpertLatencySource, LatencySource
-from llmservingsim.model import IndexedBy, OperatorKind, ParallelLayout, stage_range
+from llmservingsim.model import IndexedBy, OperatorKind, ParallelLayout, Placement, stage_range
 from llmservingsim.shapes import BatchShape
 from llmservingsim.trace.bounded import remember
 from llmservingsim.trace.cuda_graphs import padded_tokens
@@ -64,6 +64,7 @@ class IterationBuilder:
         stage: Which pipeline stage.
         experts: Where tokens go; None for a dense model.
         fetches: What lies off the devices; None if nothing does.
+        recalled_tokens: Memory -> tokens that come up from it in the next iteration, of those in ``fetches.recalls``.
 
     Raises:
         InvariantError: If a mixture of experts has no `experts`, or another number of members than its layout.
@@ -103,6 +104,7 @@ class IterationBuilder:
         self._index_operators()
         self._index_collectives()
         self._index_accesses()
+        self.recalled_tokens: Mapping[str, int] = {}
 
     def durations_ns(self, shapes: Sequence[BatchShape]) -> Values:
         """Return the duration of every node of `template`, shape ``[nodes]``.
@@ -142,8 +144,16 @@ class IterationBuilder:
         if self._fetched is not None:
             accesses = found[self._memory_nodes]
             self._fetched.add_drawn(accesses, shapes, lambda: self._experts_fetched(tokens))
+            if self.recalled_tokens:
+                self._fetched.add_recalled(accesses, self.recalled_tokens)
             found[self._memory_nodes] = accesses
         return found
+
+    def recalling(self, sites: Mapping[str, Site], kv_token_bytes: int) -> IterationBuilder:
+        """Return a builder of the same iterations, in which keys and values come up from some memories as well."""
+        plan = self.fetches or FetchPlan(Placement(self.model, self.layout), [{}])
+        merged = [{**own, **sites} for own in plan.sites]
+        return replace(self, fetches=replace(plan, sites=merged, kv_token_bytes=kv_token_bytes, recalls=tuple(sites)))
 
     def count_moved(self, sizes: Values) -> int:
         """Note the sizes of an iteration that is submitted; return what its collectives send."""

@@ -51,11 +51,13 @@ class FetchPlan:
         placement: What lies where, by names.
         sites: Of every member, what its names mean.
         kv_token_bytes: Of keys and values of a token in one block, on one rank.
+        recalls: Names of memories from which keys and values come up, block by block.
     """
 
     placement: Placement
     sites: Sequence[Mapping[str, Site]]
     kv_token_bytes: int = 0
+    recalls: tuple[str, ...] = ()
 
 
 class Amount(Enum):
@@ -70,6 +72,8 @@ class Amount(Enum):
     """Tokens whose keys and values are there before the iteration, as far as attention sees them."""
     NEW_TOKENS = auto()
     """Tokens of the batch."""
+    RECALLED = auto()
+    """Tokens whose keys and values come up from a lower tier while the iteration runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,7 @@ def plan_accesses(segments: Sequence[Segment], plan: FetchPlan) -> tuple[list[Se
     """Find out what a stage loads and stores, and cut its segments where something waits or is released."""
     steps = [step for segment in segments for step in segment.steps]
     prefetched, cuts = _prefetched(steps, plan.placement)
-    found = [*prefetched, *_rows(steps, plan.placement), *_on_demand(steps, plan)]
+    found = [*prefetched, *_rows(steps, plan.placement), *_on_demand(steps, plan), *_recalled(steps, plan)]
     cuts |= {access.needed_by for access in found}
     finer = [piece for start, segment in _with_starts(segments) for piece in _split(segment, start, cuts)]
     segment_of = [index for index, segment in enumerate(finer) for _ in segment.steps]
@@ -167,6 +171,13 @@ def _on_demand(steps: Sequence[Step], plan: FetchPlan) -> Iterable[Access]:
         if where != NPU:
             for what, amount in (("load", Amount.CONTEXT), ("store", Amount.NEW_TOKENS)):
                 yield Access(f"{step.place}.kv_{what}", where, amount, plan.kv_token_bytes, index, is_on_demand=True)
+
+
+def _recalled(steps: Sequence[Step], plan: FetchPlan) -> Iterable[Access]:
+    """What comes up into blocks of the cache, which are taken: the loads begin with the iteration."""
+    for index, step in enumerate(steps):
+        for where in plan.recalls if step.operator.name == "attention" else ():
+            yield Access(f"{step.place}.kv_recall", where, Amount.RECALLED, plan.kv_token_bytes, index)
 
 
 def _block(step: Step) -> int:
@@ -268,6 +279,7 @@ class AccessSizes:
         self._expert_layers = np.array([a.expert_layer for a in issued], dtype=np.int64)[self._experts]
         self._expert_bytes = units[self._experts]
         self._has_kv = any(a.amount is Amount.CONTEXT for a in issued)
+        self._where = [access.where for access in issued]
 
     def of_tokens(self, tokens: Sequence[int]) -> Values:
         """Return what depends on the members' padded tokens alone, shape ``[classes, accesses]``."""
@@ -283,6 +295,10 @@ class AccessSizes:
             context = np.array([_context_tokens(shape, self._window) for shape in shapes])[self._members]
             new = np.array([shape.num_tokens for shape in shapes])[self._members]
             sizes += context[:, None] * self._units[Amount.CONTEXT] + new[:, None] * self._units[Amount.NEW_TOKENS]
+
+    def add_recalled(self, sizes: Values, tokens: Mapping[str, int]) -> None:
+        """Add what comes up: memory -> tokens."""
+        sizes += self._units[Amount.RECALLED] * np.array([tokens.get(where, 0) for where in self._where])
 
 
 def _context_tokens(shape: BatchShape, window: int | None) -> int:

@@ -39,6 +39,13 @@ class PerToken:
         return {"source": "made up"}
 
 
+class PerBlock(PerToken):
+    """Latencies by which the attention of a block takes 3 us, and nothing else any time."""
+
+    def latency_ns(self, operator: str, shape: BatchShape) -> int:
+        return 3 * US if operator == "attention" else 0
+
+
 def config(*node_sizes: int, serving: dict[str, Any] | None = None, **run: object) -> dict[str, Any]:
     instance = {"model": "meta-llama/Llama-3.2-1B", "hardware": "H100"}
     options = {
@@ -128,9 +135,12 @@ def test_at_least_one_token_is_computed_and_chunks_are_whole() -> None:
     assert (ttft_us(again), again.cached_tokens) == (pytest.approx(16 + 32, abs=0.01), 32)
 
 
-@pytest.mark.parametrize(("recall", "gap_us"), [("async", 16 + 1), ("blocking", 32 + 16 + 1)])
+@pytest.mark.parametrize(("recall", "gap_us"), [("async", 16 + 1), ("blocking", 32 + 16 + 1), ("layerwise", 32)])
 def test_others_wait_for_a_recall_only_if_it_blocks_the_batch(recall: str, gap_us: int) -> None:
-    """While request 3 decodes, a token per us, request 2 recalls 64 tokens in 32 us and then computes 16 beside it."""
+    """While request 3 decodes, a token per us, request 2 recalls 64 tokens in 32 us and then computes 16 beside it.
+
+    Layer by layer the 32 us begin with the batch, whose time is that of the embedding, which needs no KV.
+    """
     spec = config(serving={"prefix_recall": recall, "num_gpu_blocks": 15})
     requests = [request(0, 64, 0), request(1, 224, 1 * MS, family=1)]
     requests += [request(2, 80, 5 * MS + 30 * US), request(3, 8, 5 * MS, family=2, output=100)]
@@ -139,6 +149,18 @@ def test_others_wait_for_a_recall_only_if_it_blocks_the_batch(recall: str, gap_u
     assert again.cached_tokens == 64
     gaps = sorted(made.recorder.token_gaps_ns)
     assert gaps[-1] / US == pytest.approx(gap_us, abs=0.01)
+
+
+@pytest.mark.parametrize(("recall", "ttft"), [("layerwise", 2 + 16 * 3), ("blocking", 16 * 2 + 16 * 3)])
+def test_a_block_waits_for_its_own_part_of_what_comes_up(recall: str, ttft: int) -> None:
+    """64 tokens of each of 16 blocks are loaded in 2 us, and each block computes 3 us."""
+    own = {"source": f"{__name__}:PerBlock"}
+    made, (*_, again) = evicted_then_asked_again(prefix_recall=recall, latency=own)
+    assert ttft_us(again) == pytest.approx(ttft, abs=0.05)
+    cpu = made.result().summary["prefix_cache"]["cpu"]
+    assert (cpu["hit_tokens"], cpu["reads"]["tokens"], cpu["reads"]["bytes"]) == (64, 64, 64 * KV_BYTES)
+    (place,) = made.result().summary["bytes_moved"]["memories"]["cpu"]["places"].values()
+    assert place["loaded_bytes"] == 64 * KV_BYTES
 
 
 def test_writing_back_moves_only_what_the_device_evicts_and_the_batch_waits_for_it() -> None:
@@ -319,7 +341,7 @@ def runs(draw: st.DrawFn) -> tuple[dict[str, Any], list[RequestSpec]]:
         "prefix_storage": sized,
         "prefix_chunk_size": draw(st.sampled_from([16, 32])),
         "prefix_write": draw(st.sampled_from(["through", "back"])),
-        "prefix_recall": draw(st.sampled_from(["async", "blocking"])),
+        "prefix_recall": draw(st.sampled_from(["async", "blocking", "layerwise"])),
         "prefix_sharing": draw(st.sampled_from([False, True, "cluster"])) if tiers else False,
         "preemption_mode": draw(st.sampled_from(["recompute", "swap"])),
         "swap_space": f"{draw(st.integers(1, 100)) * KV_BYTES}B",

@@ -31,7 +31,7 @@ from llmservingsim.serving.kv.tier_store import TierStore
 from llmservingsim.serving.request import Request
 
 Write = Literal["through", "back"]
-Recall = Literal["async", "blocking"]
+Recall = Literal["async", "blocking", "layerwise"]
 
 DEVICE = -1
 """Where a write comes from that comes from the device."""
@@ -121,6 +121,7 @@ class SwapSpace:
         self.used_tokens = 0
         self.refused = 0
         self._kept: dict[Request, int] = {}
+        self._leaving: dict[Request, deque[int]] = {}
 
     def kept(self, request: Request) -> int:
         """Tokens whose KV is kept for a request, from the first one on; 0 if none is."""
@@ -135,8 +136,19 @@ class SwapSpace:
         self._kept[request] = num_tokens
         return True
 
+    def leave(self, request: Request) -> None:
+        """What is kept of a request comes up; it may be preempted again before that has ended."""
+        self._leaving.setdefault(request, deque()).append(self._kept.pop(request))
+
+    def left(self, request: Request) -> None:
+        """It has come up."""
+        leaving = self._leaving[request]
+        self.used_tokens -= leaving.popleft()
+        if not leaving:
+            del self._leaving[request]
+
     def forget(self, request: Request) -> None:
-        """A request needs what was kept of it no more."""
+        """A request needs what is kept of it no more."""
         self.used_tokens -= self._kept.pop(request, 0)
 
 
@@ -146,7 +158,8 @@ class TierOptions(NamedTuple):
     Attributes:
         chunk_size: Tokens of a chunk, a multiple of the block size; the block size itself if it writes back.
         write: When KV goes down.
-        recall: Who waits for KV that comes up: its request alone (``async``), or its whole batch (``blocking``).
+        recall: Who waits for KV that comes up: its request alone (``async``), its whole batch (``blocking``), or each
+            block of the model for its own part (``layerwise``).
         promote: Whether what is read from a lower tier is kept in those above it.
         swap: Where the KV of preempted requests goes; None: it is computed again.
     """
@@ -197,6 +210,7 @@ class KvTiers:
         self._chunk_blocks = options.chunk_size // block_size
         self._recompute_flops = recompute_flops
         self._filling: list[_Filled] = []
+        self._ends_with: dict[int, list[TierRead]] = {}
         self._by_batch: deque[tuple[int, list[_Filled]]] = deque()
         self._place_of: dict[BlockHash, tuple[int, BlockHash]] = {}  # of blocks on the device: number and parent
         if options.write == "back" and targets:
@@ -236,6 +250,8 @@ class KvTiers:
         """Let a hit come up; its chunks stay until it has."""
         for part in hit.parts:
             if part.store == SWAP_SPACE:
+                assert self.swap is not None
+                self.swap.leave(request)
                 continue
             self.stores[part.store].pin(part.keys)
             if request.num_preemptions == 0:
@@ -248,7 +264,8 @@ class KvTiers:
         """A hit has come up; what came from a lower tier goes to those above, if they have room."""
         for part in read.parts:
             if part.store == SWAP_SPACE:
-                self.forget(read.request)
+                assert self.swap is not None
+                self.swap.left(read.request)
                 continue
             store = self.stores[part.store]
             store.unpin(part.keys)
@@ -268,6 +285,10 @@ class KvTiers:
         """A request needs what was swapped out of it no more."""
         if self.swap is not None:
             self.swap.forget(request)
+
+    def end_with(self, index: int, reads: list[TierRead]) -> None:
+        """These come up while a batch runs, and have when it ends."""
+        self._ends_with[index] = reads
 
     def filled(self, request: Request, first: int, end: int) -> None:
         """The batch that is being formed fills these blocks of a request, or finds them filled."""
@@ -294,6 +315,8 @@ class KvTiers:
             index: Of the batch.
             last_formed: Of the latest one, which computes the last token of what was filled by applying this one.
         """
+        for read in self._ends_with.pop(index, ()):
+            self.read_ended(read)
         self.batch_formed(last_formed)
         while self._by_batch and self._by_batch[0][0] <= index:
             for filled in self._by_batch.popleft()[1]:

@@ -13,8 +13,9 @@ from llmservingsim.memories import Memories, Place
 from llmservingsim.model import ParallelLayout, kv_bytes_per_token, kv_bytes_per_token_layer
 from llmservingsim.plugins import make_plugin
 from llmservingsim.serving.kv.eviction import EVICTION_POLICIES, EvictionPolicy
+from llmservingsim.serving.kv.swap import SwapSpace
 from llmservingsim.serving.kv.tier_store import TierStore
-from llmservingsim.serving.kv.tiers import SwapSpace, TierOptions
+from llmservingsim.serving.kv.tiers import TierOptions
 from llmservingsim.units import format_size, parse_size_bytes
 
 

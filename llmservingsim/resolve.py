@@ -235,10 +235,16 @@ class _Place:
 
 
 def merge(instance: InstanceSpec, defaults: ServingSpec) -> InstanceSpec:
-    """Give an instance the run's serving options that it does not state itself."""
+    """Give an instance the run's serving options that it does not state itself.
+
+    One that states that it has no prefix cache gets no tiers for it.
+    """
     missing = {
         key: getattr(defaults, key)
         for key in ServingSpec.__struct_fields__
         if getattr(instance, key) is None and getattr(defaults, key) is not None
     }
+    if instance.enable_prefix_caching is False:
+        for key in ("prefix_storage", "prefix_sharing"):
+            missing.pop(key, None)
     return msgspec.structs.replace(instance, **missing)

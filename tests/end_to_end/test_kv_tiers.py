@@ -5,85 +5,15 @@ is 500 ns per token. Blocks hold 16 tokens, chunks 32. The pool has 6 usable blo
 all and evicts whatever was cached.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from tier_runs import KV_BYTES, MS, US, check_at_rest, config, request, run
 
 from llmservingsim import Run
 from llmservingsim.errors import CapacityError, ConfigError
 from llmservingsim.report import RequestRecord
-from llmservingsim.shapes import BatchShape
-from llmservingsim.workload import RequestSpec
-
-US = 1_000
-MS = 1_000_000
-KV_BYTES = 32_768
-CPU = {"size": "1GiB", "bandwidth": "65.536GB/s"}
-STORAGE = {"size": "1GiB", "bandwidth": "16.384GB/s"}  # 2,000 ns per token
-
-
-class PerToken:
-    """Latencies by which a token takes a microsecond."""
-
-    def __init__(self, *parts: object) -> None:
-        pass
-
-    def latency_ns(self, operator: str, shape: BatchShape) -> int:
-        return US * shape.num_tokens if operator == "embedding" else 0
-
-    def provenance(self) -> dict[str, object]:
-        return {"source": "made up"}
-
-
-class PerBlock(PerToken):
-    """Latencies by which the attention of a block takes 3 us, and nothing else any time."""
-
-    def latency_ns(self, operator: str, shape: BatchShape) -> int:
-        return 3 * US if operator == "attention" else 0
-
-
-def config(*node_sizes: int, serving: dict[str, Any] | None = None, **run: object) -> dict[str, Any]:
-    instance = {"model": "meta-llama/Llama-3.2-1B", "hardware": "H100"}
-    options = {
-        "latency": {"source": f"{__name__}:PerToken"},
-        "enforce_eager": True,
-        "num_gpu_blocks": 7,
-        "async_scheduling": False,
-        "prefix_storage": "cpu",
-        "prefix_chunk_size": 32,
-    }
-    nodes = [{"instances": [instance] * size, "cpu_memory": CPU, "storage": STORAGE} for size in node_sizes or (1,)]
-    network = {"topology": "Switch", "bandwidth": "32.768GB/s", "latency": "500ns"}  # 1,000 ns per token
-    return {"nodes": nodes, "network": network, "serving": options | (serving or {})} | run
-
-
-def request(number: int, prompt: int, arrival_ns: int, family: int = 0, output: int = 1) -> RequestSpec:
-    """Prompts of a family begin alike."""
-    return RequestSpec(
-        number, arrival_ns, prompt, output, tuple(range(10_000 * family, 10_000 * family + prompt + output))
-    )
-
-
-def run(spec: dict[str, Any], *requests: RequestSpec) -> tuple[Run, list[RequestRecord]]:
-    made = Run(spec, list(requests))
-    result = made.execute()
-    check_at_rest(made)
-    return made, result.requests
-
-
-def check_at_rest(made: Run) -> None:
-    assert made.system.traffic is not None
-    for side in made.system.traffic.sides:
-        assert (side.tiers.reads, side.tiers.writes) == ([], [])
-        assert side.tiers.swap is None or side.tiers.swap.used_tokens == 0
-        side.instance.engine.kv.pool.check([])
-        for store in side.tiers.stores:
-            store.check()
-            assert all(chunk.has_arrived and not chunk.pins for chunk in store)
 
 
 def evicted_then_asked_again(**options: object) -> tuple[Run, list[RequestRecord]]:
@@ -154,7 +84,7 @@ def test_others_wait_for_a_recall_only_if_it_blocks_the_batch(recall: str, gap_u
 @pytest.mark.parametrize(("recall", "ttft"), [("layerwise", 2 + 16 * 3), ("blocking", 16 * 2 + 16 * 3)])
 def test_a_block_waits_for_its_own_part_of_what_comes_up(recall: str, ttft: int) -> None:
     """64 tokens of each of 16 blocks are loaded in 2 us, and each block computes 3 us."""
-    own = {"source": f"{__name__}:PerBlock"}
+    own = {"source": "tier_runs:PerBlock"}
     made, (*_, again) = evicted_then_asked_again(prefix_recall=recall, latency=own)
     assert ttft_us(again) == pytest.approx(ttft, abs=0.05)
     cpu = made.result().summary["prefix_cache"]["cpu"]
@@ -234,6 +164,14 @@ def test_instances_of_a_node_share_what_lies_in_its_memory() -> None:
         )
 
 
+def test_an_instance_without_a_prefix_cache_gets_none_of_the_runs_tiers() -> None:
+    spec = config(2)
+    spec["nodes"][0]["instances"][1] = spec["nodes"][0]["instances"][1] | {"enable_prefix_caching": False}
+    made, _ = run(spec, request(0, 64, 0), request(1, 80, 1 * MS))
+    assert made.system.traffic is not None
+    assert [side.instance.index for side in made.system.traffic.sides] == [0]
+
+
 def test_memory_of_another_node_is_read_over_the_network_if_the_cluster_shares_it() -> None:
     """Loaded beside that memory in 32 us, then sent: two links of 500 ns and 64 us. The own memory is asked first."""
     for sharing, cached in (("node", 0), ("cluster", 64)):
@@ -279,7 +217,7 @@ def test_tensor_parallel_ranks_load_their_heads_and_stages_their_blocks() -> Non
         ({"prefix_storage": "cxl"}, ConfigError, "prefix_storage: 'cxl' is asked for, but the run describes no such"),
         ({"prefix_storage": ["cpu", "cpu"]}, ConfigError, "a tier is named twice"),
         ({"prefix_chunk_size": 40}, ConfigError, "prefix_chunk_size: 40 is no multiple of block_size 16"),
-        ({"enable_prefix_caching": False}, ConfigError, "needs enable_prefix_caching"),
+        ({"enable_prefix_caching": False, "prefix_storage": "cpu"}, ConfigError, "needs enable_prefix_caching"),
         ({"prefix_storage": [], "prefix_sharing": True}, ConfigError, "there is no tier to share"),
         (
             {"prefix_storage": [{"tier": "cpu", "size": "2GiB"}]},
@@ -324,70 +262,3 @@ def test_what_was_swapped_out_for_a_client_that_left_is_forgotten() -> None:
     assert made.system.traffic.accesses(0)["swap", "write"].tokens > 0
     assert side.tiers.swap is not None
     assert side.tiers.swap.used_tokens == 0
-
-
-PUSHES = ("push", "push_layerwise")
-
-
-@st.composite
-def runs(draw: st.DrawFn) -> tuple[dict[str, Any], list[RequestSpec]]:
-    """Tiny pools and tiers, prompts that share beginnings, every option."""
-    tiers = draw(st.lists(st.sampled_from(["cpu", "cxl", "storage"]), max_size=3, unique=True))
-    eviction = st.sampled_from(["lru", "lfu", "fifo", "cost_aware"])
-    sized = [
-        {"tier": t, "size": f"{draw(st.integers(2, 12)) * 32 * KV_BYTES}B", "eviction": draw(eviction)} for t in tiers
-    ]
-    serving = {
-        "prefix_storage": sized,
-        "prefix_chunk_size": draw(st.sampled_from([16, 32])),
-        "prefix_write": draw(st.sampled_from(["through", "back"])),
-        "prefix_recall": draw(st.sampled_from(["async", "blocking", "layerwise"])),
-        "prefix_sharing": draw(st.sampled_from([False, True, "cluster"])) if tiers else False,
-        "preemption_mode": draw(st.sampled_from(["recompute", "swap"])),
-        "swap_space": f"{draw(st.integers(1, 100)) * KV_BYTES}B",
-        "async_scheduling": draw(st.booleans()),
-        "num_gpu_blocks": draw(st.integers(9, 16)),
-        "max_num_seqs": draw(st.integers(1, 6)),
-        "max_num_batched_tokens": draw(st.sampled_from([24, 64, 2048])),
-    }
-    sizes = draw(st.sampled_from([(1,), (2,), (1, 1)]))
-    spec = config(*sizes, serving=serving)
-    if sum(sizes) > 1 and draw(st.booleans()):  # one computes prompts, the other answers
-        roles = iter(["kv_producer", "kv_consumer"])
-        for node in spec["nodes"]:
-            node["instances"] = [instance | {"kv_role": next(roles)} for instance in node["instances"]]
-        spec["kv_transfer"] = draw(st.sampled_from([{"load_kv_async": False}, {}, *({"mode": m} for m in PUSHES)]))
-        spec["kv_transfer"] |= {"first_token": draw(st.sampled_from(["prefill", "decode"]))}
-    spec["cxl_memory"] = {"size": "64MiB", "bandwidth": "20GB/s", "latency": "250ns", "num_devices": 2}
-    requests = []
-    now_ns = 0
-    for number in range(draw(st.integers(1, 14))):
-        now_ns += draw(st.sampled_from([0, 1, 20 * US, 200 * US]))
-        prompt, output = draw(st.integers(1, 80)), draw(st.integers(1, 40))
-        asked = request(number, prompt, now_ns, family=draw(st.integers(0, 2)), output=output)
-        patience_ns = draw(st.none() | st.sampled_from([1, 30 * US, 100 * US, 300 * US, MS, 3 * MS]))
-        requests.append(msgspec.structs.replace(asked, abort_after_ns=patience_ns))
-    return spec, requests
-
-
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(runs())
-def test_whatever_moves_nothing_is_lost_and_everything_comes_to_rest(
-    case: tuple[dict[str, Any], Sequence[Any]],
-) -> None:
-    spec, requests = case
-    made = Run(spec, list(requests))
-    result = made.execute()
-    for record, asked in zip(result.requests, requests, strict=True):
-        is_aborted = record.status == "aborted"
-        assert record.status == "finished" or (is_aborted and asked.abort_after_ns is not None)
-        assert (record.output_tokens < asked.output_tokens) == is_aborted
-        times = [record.arrival_ns, record.scheduled_ns, record.first_token_ns, record.finish_ns]
-        known = [t for t in times if t is not None]
-        assert known == sorted(known)
-        assert is_aborted or None not in times
-        assert record.cached_tokens < record.prompt_tokens
-    if made.system.traffic is not None:
-        check_at_rest(made)
-    for instance in made.system.instances:
-        instance.engine.kv.pool.check([])

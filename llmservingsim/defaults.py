@@ -50,11 +50,12 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     speculative_config: SpeculativeSpec | None = None
 
 
-def with_vllm_defaults(spec: InstanceSpec, accelerator: AcceleratorSpec) -> Serving:
+def with_vllm_defaults(spec: InstanceSpec, accelerator: AcceleratorSpec, model_len: int = 0) -> Serving:
     """Complete an instance's options.
 
     For its API server vLLM gives a device of at least 70 GiB that is no A100 1024 sequences and 8192 tokens, any
-    other 256 and 2048. A budget below the number of sequences is an error there too.
+    other 256 and 2048. Without chunked prefill the default budget is at least the longest sequence, of ``model_len``
+    tokens unless stated, so that every prompt fits. A budget below the number of sequences is an error there too.
 
     Raises:
         ConfigError: If a batch could not give every running request a token.
@@ -66,7 +67,13 @@ def with_vllm_defaults(spec: InstanceSpec, accelerator: AcceleratorSpec) -> Serv
     }
     if spec.speculative_config is not None and spec.speculative_config.schedules_synchronously:
         options["async_scheduling"] = False
-    options |= {k: v for k in Serving.__struct_fields__ if (v := getattr(spec, k)) is not None}
+    if spec.enable_chunked_prefill is False:
+        longest = model_len if spec.max_model_len is None else spec.max_model_len
+        options["max_num_batched_tokens"] = max(options["max_num_batched_tokens"], longest)
+    stated = {k: v for k in Serving.__struct_fields__ if (v := getattr(spec, k)) is not None}
+    if spec.max_num_batched_tokens == "auto":
+        del stated["max_num_batched_tokens"]
+    options |= stated
     serving = Serving(**options)
     if serving.max_num_batched_tokens < serving.max_num_seqs:
         raise ConfigError(

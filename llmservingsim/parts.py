@@ -96,7 +96,7 @@ class Parts:
         """Look up device and model and complete the options; ``members`` are in its data-parallel group."""
         accelerator = _accelerator(spec, libraries)
         model = _model(spec, libraries)
-        serving = with_vllm_defaults(spec, accelerator)
+        serving = with_vllm_defaults(spec, accelerator, model.max_position_embeddings)
         tp = spec.tensor_parallel_size
         dp = members if model.num_experts else 1
         parts = expert_parts(serving.enable_expert_parallel, serving.expert_parallel_size, model, tp * dp)

@@ -59,7 +59,8 @@ class ServingSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     Attributes:
         max_num_seqs: Most requests in the running list.
-        max_num_batched_tokens: Token budget of an iteration.
+        max_num_batched_tokens: Token budget of an iteration. Without chunked prefill the default is at least
+            ``max_model_len``. ``auto`` in an instance means the default whatever ``serving`` states.
         max_model_len: Longest sequence; by default the model's.
         block_size: Tokens per KV block.
         long_prefill_token_threshold: Longest prompt chunk, 0 for no limit.
@@ -99,7 +100,7 @@ class ServingSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """
 
     max_num_seqs: Count | None = None
-    max_num_batched_tokens: Count | None = None
+    max_num_batched_tokens: Count | Literal["auto"] | None = None
     max_model_len: Count | None = None
     block_size: Count | None = None
     long_prefill_token_threshold: Annotated[int, Meta(ge=0)] | None = None

@@ -160,7 +160,7 @@ def _instance(peer: _Instance, where: str) -> InstanceSpec:
         gpu_memory_utilization=memory.mem_util,
         kv_memory_model="weights_only" if memory.mem_util is not None else "vllm",
         max_num_seqs=peer.max_num_seqs,
-        max_num_batched_tokens=peer.max_num_batched_tokens or None,
+        max_num_batched_tokens="auto" if peer.max_num_batched_tokens == 0 else peer.max_num_batched_tokens,
         long_prefill_token_threshold=peer.long_prefill_token_threshold,
         block_size=peer.block_size,
         dtype=peer.dtype,

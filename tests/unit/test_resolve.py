@@ -42,6 +42,23 @@ def test_defaults_are_vllms_for_the_size_of_the_device(hardware: str, seqs: int,
     assert (spec.block_size, spec.gpu_memory_utilization, spec.async_scheduling) == (16, 0.9, True)
 
 
+@pytest.mark.parametrize(
+    ("keys", "tokens"),
+    [
+        ({}, 131_072),
+        ({"max_model_len": 9000}, 9000),
+        ({"max_model_len": 1000}, 8192),
+        ({"max_num_batched_tokens": 4096}, 4096),
+        ({"max_num_batched_tokens": "auto", "max_model_len": 9000}, 9000),
+    ],
+)
+def test_without_chunked_prefill_every_prompt_fits_the_default_budget(keys: dict[str, Any], tokens: int) -> None:
+    """As in vLLM 0.19 (arg_utils.py); ``auto`` of an instance stands against what `serving` states for all."""
+    serving = ServingSpec(enable_chunked_prefill=False, max_num_batched_tokens=2048 if "auto" in keys.values() else None)
+    spec = merge(InstanceSpec(model="m", hardware="H100", **keys), serving)
+    assert with_vllm_defaults(spec, find_accelerator("H100"), 131_072).max_num_batched_tokens == tokens
+
+
 def test_every_serving_key_reaches_the_engine() -> None:
     keys: dict[str, Any] = {
         "max_num_seqs": 3,

@@ -79,7 +79,7 @@ def test_run_time_overrides_of_an_instance_keep_their_meaning() -> None:
     instance = imported(instance_with(**keys, max_num_batched_tokens=0)).nodes[0].instances[0]
     assert (instance.max_num_seqs, instance.block_size, instance.dtype) == (7, 32, "float16")
     assert instance.scheduler_reserve_full_isl is False
-    assert instance.max_num_batched_tokens is None
+    assert instance.max_num_batched_tokens == "auto"
 
 
 def test_the_older_spelling_is_read() -> None:

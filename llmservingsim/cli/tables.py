@@ -59,8 +59,14 @@ def _drafts(told: Mapping[str, Any]) -> str:
     )
 
 
+def _prefix_cache(tiers: Mapping[str, Any]) -> str:
+    """What was found on the device, and below it."""
+    lower = [f", {found['hit_pct']:.1f} % in {tier}" for tier, found in tiers.items() if tier not in ("npu", "swap")]
+    return f"{tiers['npu']['hit_pct']:.1f} % of looked-up tokens hit" + "".join(lower)
+
+
 def _totals_table(summary: Mapping[str, Any]) -> Table:
-    requests, throughput, cache = summary["requests"], summary["throughput"], summary["prefix_cache"]["npu"]
+    requests, throughput = summary["requests"], summary["throughput"]
     table = Table.grid(padding=(0, 2))
     aborted = f", {requests['aborted']:,} aborted" if requests["aborted"] else ""
     table.add_row("requests", f"{requests['finished']:,} finished, {requests['rejected']:,} rejected{aborted}")
@@ -85,9 +91,7 @@ def _totals_table(summary: Mapping[str, Any]) -> Table:
         )
     if "speculative_decoding" in summary:
         table.add_row("drafts", _drafts(summary["speculative_decoding"]))
-    table.add_row(
-        "prefix cache", f"{cache['hit_pct']:.1f} % of looked-up tokens hit, {summary['preemptions']:,} preemptions"
-    )
+    table.add_row("prefix cache", f"{_prefix_cache(summary['prefix_cache'])}, {summary['preemptions']:,} preemptions")
     table.add_row(
         "time",
         f"{summary['simulated_s']:,.2f} s simulated in {summary['wall_s']:.2f} s, {summary['iterations']:,} iterations",

@@ -54,7 +54,8 @@ def test_defaults_are_vllms_for_the_size_of_the_device(hardware: str, seqs: int,
 )
 def test_without_chunked_prefill_every_prompt_fits_the_default_budget(keys: dict[str, Any], tokens: int) -> None:
     """As in vLLM 0.19 (arg_utils.py); ``auto`` of an instance stands against what `serving` states for all."""
-    serving = ServingSpec(enable_chunked_prefill=False, max_num_batched_tokens=2048 if "auto" in keys.values() else None)
+    for_all = 2048 if "auto" in keys.values() else None
+    serving = ServingSpec(enable_chunked_prefill=False, max_num_batched_tokens=for_all)
     spec = merge(InstanceSpec(model="m", hardware="H100", **keys), serving)
     assert with_vllm_defaults(spec, find_accelerator("H100"), 131_072).max_num_batched_tokens == tokens
 

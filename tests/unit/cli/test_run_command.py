@@ -88,6 +88,15 @@ def test_the_summary_stands_in_tables(cli: Cli, config: Path, trace: Path, tmp_p
     assert re.search(r"Results: .*requests\.csv, .*timeseries\.csv, .*summary\.json", out)
 
 
+def test_lower_tiers_of_the_prefix_cache_are_told(
+    cli: Cli, cluster: dict[str, Any], write_config: Callable[..., Path], trace: Path
+) -> None:
+    cluster["serving"] = {"prefix_storage": ["cpu", "storage"], "prefix_chunk_size": 16}
+    cluster["nodes"][0] |= {kind: {"size": "1GiB", "bandwidth": "9GB/s"} for kind in ("cpu_memory", "storage")}
+    shown = " ".join(cli("run", write_config(cluster), "-w", trace).out.split())
+    assert "0.0 % of looked-up tokens hit, 0.0 % in cpu, 0.0 % in storage, 0 preemptions" in shown
+
+
 def test_without_an_output_folder_nothing_is_written(
     cli: Cli, config: Path, trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

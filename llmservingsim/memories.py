@@ -108,11 +108,11 @@ class Memories:
         found = {tier: self._levels[tier] if tier in self._used else MemoryLevelModel() for tier in TIERS}
         return MemoryModel(remote=found["cpu"], cxl=found["cxl"], storage=found["storage"])
 
-    def find(self, name: str, node: int) -> Place:
+    def find(self, name: str, node: int, nnodes: int = 1) -> Place:
         """Return the place that a file calls ``cpu``, ``cxl``, ``cxl:<i>`` or ``storage``, seen from a node.
 
         Raises:
-            ConfigError: If there is no such memory.
+            ConfigError: If there is no such memory, or it is that of one of several servers (``nnodes``).
         """
         tier, _, number = name.partition(":")
         if tier not in TIERS or (number and (tier != "cxl" or not number.isdecimal())):
@@ -123,6 +123,11 @@ class Memories:
             raise ConfigError(f"{name!r} is asked for, but the run describes no such memory; expected {key}")
         self._used.add(tier)
         if tier != "cxl":
+            if nnodes > 1:
+                raise ConfigError(
+                    f"{name!r} is the memory of one server, but the instance is on {nnodes}; expected cxl, which all "
+                    "servers reach, or nnodes 1"
+                )
             return Place(tier, node)
         device = int(number) if number else INTERLEAVED
         if device >= len(sizes):

@@ -125,7 +125,7 @@ class Parts:
         kept = 0
         if self.placement.keeps_kv:
             kept = self.memory().num_blocks * self.serving.block_size * self._token_bytes()
-        return claim_places(self.placement, memories, node, f"instance {index}", kept)
+        return claim_places(self.placement, memories, node, f"instance {index}", kept, self.spec.nnodes)
 
     def instance(
         self,

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from llmservingsim.config import InstanceSpec, PlacementSpec, RunSpec
 from llmservingsim.config.catalog import ModelSpec
 from llmservingsim.config.placement_spec import BlockRule, parse_blocks
-from llmservingsim.errors import ConfigError, nearest, one_of
+from llmservingsim.errors import ConfigError, located, nearest, one_of
 from llmservingsim.memories import Memories
 from llmservingsim.model import NPU, ParallelLayout, Placement, layer_names
 from llmservingsim.trace import Site
@@ -41,7 +41,9 @@ def plan_placement(spec: PlacementSpec | None, model: ModelSpec, layout: Paralle
     return found if found.memories() else None
 
 
-def claim_places(placement: Placement, memories: Memories, node: int, who: str, layer_kv_bytes: int) -> dict[str, Site]:
+def claim_places(
+    placement: Placement, memories: Memories, node: int, who: str, layer_kv_bytes: int, nnodes: int = 1
+) -> dict[str, Site]:
     """Find the memories that an instance uses, seen from its node, and keep room there for all of its ranks.
 
     Args:
@@ -50,9 +52,10 @@ def claim_places(placement: Placement, memories: Memories, node: int, who: str, 
         node: Where the instance is.
         who: The instance, for messages.
         layer_kv_bytes: What the keys and values of one block take on one rank.
+        nnodes: Servers that the instance is on.
 
     Raises:
-        ConfigError: If the run does not describe a memory.
+        ConfigError: If the run does not describe a memory, or it is that of one of several servers.
         CapacityError: If there is too little.
     """
     weights: Counter[str] = Counter()
@@ -62,7 +65,8 @@ def claim_places(placement: Placement, memories: Memories, node: int, who: str, 
         kv.update({where: layers * layer_kv_bytes for where, layers in placement.kv_stored_layers(stage).items()})
     sites = {}
     for name in sorted(placement.memories()):
-        place = memories.find(name, node)
+        with located("placement"):
+            place = memories.find(name, node, nnodes)
         sites[name] = Site(place.location, place.device)
         for what, held in (("weights", weights), ("KV", kv)):
             if held[name]:

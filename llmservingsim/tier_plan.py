@@ -154,13 +154,7 @@ def _claim_swap(number: int, inputs: TierInputs, memories: Memories) -> _Swap | 
 
 
 def _find(name: str, inputs: TierInputs, memories: Memories) -> Place:
-    place = memories.find(name, inputs.node)
-    if inputs.nnodes > 1 and place.tier != "cxl":
-        raise ConfigError(
-            f"{name!r} is the memory of one server, but the instance is on {inputs.nnodes}; expected cxl, which all "
-            "servers reach, or nnodes 1"
-        )
-    return place
+    return memories.find(name, inputs.node, inputs.nnodes)
 
 
 def _want(wanted: dict[Any, _Wanted], number: int, inputs: TierInputs, spec: TierSpec, memories: Memories) -> Any:

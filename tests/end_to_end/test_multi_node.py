@@ -171,6 +171,10 @@ def test_every_decoding_rank_pulls_the_kv_head_that_it_holds(source: int, target
     [
         ({"prefix_storage": "cpu"}, r"prefix_storage: 'cpu' is the memory of one server, but the instance is on 2"),
         ({"preemption_mode": "swap"}, r"preemption_mode: 'cpu' is the memory of one server, but the instance is on 2"),
+        (
+            {"placement": {"default": {"weights": "cpu"}}},
+            r"placement: 'cpu' is the memory of one server, but the instance is on 2",
+        ),
     ],
 )
 def test_the_memory_of_one_server_serves_no_instance_on_two(keys: dict[str, Any], said: str) -> None:

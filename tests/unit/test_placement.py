@@ -140,7 +140,8 @@ REQUESTS = [RequestSpec(0, 0, 8, 2)]
 
 
 def test_a_memory_that_the_run_does_not_describe_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"nodes\[0\].instances\[0\]: 'cxl' is asked for, but the run describes no"):
+    said = r"nodes\[0\].instances\[0\]: placement: 'cxl' is asked for, but the run describes no"
+    with pytest.raises(ConfigError, match=said):
         Run(run_file({"default": {"weights": "cxl"}}), REQUESTS)
 
 

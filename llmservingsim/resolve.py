@@ -41,7 +41,8 @@ class System:
 
     Attributes:
         instances: The serving replicas, by index.
-        owners: Who submits graphs, in the order in which they are asked: the instances, and KV transfers.
+        owners: Who submits graphs, in the order in which they are asked: the instances, KV transfers, KV tiers, the
+            autoscaler.
         backend: Clock, network and memories.
         router: Chooses an instance per request.
         admission: Limits beyond which it does not, if any.

@@ -150,6 +150,15 @@ def test_every_link_inside_the_repository_leads_somewhere(page: Path) -> None:
             assert anchor in anchors(path), f"{relative(page)}: {target} has no heading #{anchor}"
 
 
+def test_the_front_page_names_every_room_and_module() -> None:
+    page = (REPOSITORY / "README.md").read_text()
+    package = REPOSITORY / "llmservingsim"
+    modules = [p.name for p in package.glob("*.py") if not p.name.startswith("__")]
+    rooms = [f"{p.parent.name}/" for p in package.glob("*/__init__.py") if len([*p.parent.iterdir()]) > 2]
+    assert {"loop.py", "serving/"} <= {*modules, *rooms}
+    assert [name for name in sorted([*modules, *rooms]) if f"`{name}`" not in page] == []
+
+
 def test_every_page_is_linked_from_the_index() -> None:
     index = REPOSITORY / "docs" / "index.md"
     targets = {(index.parent / f["target"].partition("#")[0]).resolve() for f in LINK.finditer(index.read_text())}

@@ -121,6 +121,7 @@ class SpeculativeEngine(Engine):
         verdict = self._verdicts[0][request.request_id]
         if verdict.num_drafts:
             self.speculation.counts.add(verdict.num_drafts, verdict.num_accepted)
+            request.accepted_drafts += verdict.num_accepted
         request.num_tokens += verdict.num_emitted
         if generation == request.num_preemptions:
             refused = verdict.num_drafts - verdict.num_accepted

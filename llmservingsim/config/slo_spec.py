@@ -26,8 +26,8 @@ class SloSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         itl: Every inter-token time of the request.
         itl_p99: The 99th percentile of these.
         e2e: Time to the last token.
-        percentiles: Limits over all requests, such as ``{ttft_p99: 2s, itl_mean: 50ms}``: ``ttft``, ``tpot``, ``itl`` or
-            ``e2e`` with ``_mean`` or ``_p`` and a number up to 100.
+        percentiles: Limits over all requests, such as ``{ttft_p99: 2s, itl_mean: 50ms}``: ``ttft``, ``tpot``, ``itl``
+            or ``e2e`` with ``_mean`` or ``_p`` and a number up to 100.
         model: Of a section in a list: it holds for requests that this model serves.
         priority: Likewise: for requests of this priority.
     """

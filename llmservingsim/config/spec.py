@@ -123,8 +123,8 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         workload: A request trace; ``--workload`` overrides it. Relative to the run file.
         seed: Of random policies. A trace carries its own, see ``workload generate``.
         timeseries_interval: Step of timeseries.csv.
-        slo: Limits that a good request keeps; goodput counts those that do. A section, or a list of them with ``model`` or
-            ``priority``, of which the first that fits a request holds.
+        slo: Limits that a good request keeps; goodput counts those that do. A section, or a list of them with ``model``
+            or ``priority``, of which the first that fits a request holds.
     """
 
     nodes: Annotated[tuple[NodeSpec, ...], Meta(min_length=1)]

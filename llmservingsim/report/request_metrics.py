@@ -99,7 +99,7 @@ class RequestDetails:
         if not limits:
             return [RequestMetrics(*row) for row in rows]
         kept = zip(*(columns[key] for key in limits), strict=True)
-        return [RequestMetrics(*row, _stated(limits, of)) for row, of in zip(rows, kept, strict=True)]
+        return [RequestMetrics(*(*row, _stated(limits, of))) for row, of in zip(rows, kept, strict=True)]
 
 
 _COUNTED = ("request_id", "status", "path", *METRIC_COLUMNS[METRIC_COLUMNS.index("cached_npu_tokens") :])

@@ -112,10 +112,9 @@ class Attainment:
                 measured, percentile = parse_statistic(name)
                 value = self._over_all(measured, percentile, self.section == place)
                 is_kept = value is None or value <= parse_time_ns(limit) / NS_PER_MS
-                scope: dict[str, Any] = (
-                    {"model": section.model, "priority": section.priority} if self.slos.is_list else {}
-                )
-                found.append(scope | {"statistic": name, "limit": limit, "value_ms": value, "is_kept": is_kept})
+                told: dict[str, Any] = {"statistic": name, "limit": limit, "value_ms": value, "is_kept": is_kept}
+                scope = {"model": section.model, "priority": section.priority} if self.slos.is_list else {}
+                found.append(scope | told)
         return found
 
     def columns(self, order: Sequence[int]) -> Mapping[str, list[bool | None]]:

@@ -49,7 +49,7 @@ def summarise_instance(measured: Measured, instance: Instance) -> dict[str, Any]
         "latency_ms": dict(measured.latency_ms) if is_alone else _latencies(table, begun, ended, gaps_ns[index]),
         "preemptions": measured.recorder.preemptions[index],
         "prefix_cache": _prefix_cache(instance),
-        **_usage(instance, measured.recorder.end_ns),
+        **_usage(instance, sum(gaps_ns[index].values()), measured.recorder.end_ns),
         "goodput": _goodput(measured, begun | ended),
     }
 
@@ -142,24 +142,26 @@ def _prefix_cache(instance: Instance) -> dict[str, Any]:
     return {"queried_tokens": kv.queried_tokens, "hit_tokens": hits}
 
 
-def _usage(instance: Instance, end_ns: int) -> dict[str, Any]:
+def _usage(instance: Instance, num_gaps: int, end_ns: int) -> dict[str, Any]:
     """How busy an instance was, with what batches, and how full its KV cache."""
     log, pool = instance.engine.log, instance.engine.kv.pool
-    ended, free = np.array(log.ended_ns, dtype=np.int64), np.array(log.free_blocks, dtype=np.int64)
+    ended = np.array(log.ended_ns, dtype=np.int64)
     num_ended = len(ended)
+    sequences = num_gaps + log.num_first + log.num_unsampled
     since = np.concatenate([[0], ended])[:num_ended]  # the batch before had ended, unless none was in flight
     begun = np.array(log.begun, dtype=np.int64)
     since[begun[begun < num_ended]] = np.array(log.begun_ns, dtype=np.int64)[begun < num_ended]
     spent = ended - since
-    held = (pool.num_usable - free) / pool.num_usable
+    held = (pool.num_usable - np.array(log.free_blocks, dtype=np.int64)) / pool.num_usable
+    until = np.cumsum(spent)[np.array(log.looked, dtype=np.int64)]
     return {
         "busy_pct": 100 * int(spent.sum()) / end_ns if end_ns else 0.0,
         "batch": {
-            "mean_sequences": log.num_sequences / num_ended if num_ended else 0.0,
-            "mean_tokens": log.num_tokens / num_ended if num_ended else 0.0,
+            "mean_sequences": sequences / num_ended if num_ended else 0.0,
+            "mean_tokens": (sequences + log.extra_tokens) / num_ended if num_ended else 0.0,
         },
         "kv_usage": {
-            "mean_pct": 100 * float((held * spent).sum()) / end_ns if end_ns else 0.0,
+            "mean_pct": 100 * float((held * np.diff(until, prepend=0)).sum()) / end_ns if end_ns else 0.0,
             "max_pct": 100 * float(held.max()) if num_ended else 0.0,
         },
     }

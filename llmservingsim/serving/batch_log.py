@@ -32,29 +32,32 @@ def note_batches(runs: Runs, first: int, last: int) -> None:
 
 
 class BatchLog:
-    """Of one engine.
-
-    The engine writes here itself, several numbers per batch: a call for each would cost more than all the rest.
+    """Of one engine; the common batch, in which everybody decodes in step, costs no more than a time.
 
     Attributes:
         ended_ns: When each batch had ended, by its index.
-        free_blocks: KV blocks that nobody held when each had ended, before anything was released.
-        begun_ns: When a batch was formed with none in flight.
-        begun: Index of that batch.
-        num_sequences, num_tokens: Summed over batches that ended.
+        begun, begun_ns: Batches that were formed with none in flight, and when.
+        looked, free_blocks: Batches at whose ends the KV blocks were counted that nobody held, and how many, before
+            anything was released: where somebody finished, and every 16th.
+        num_first: Sequences that were given their first token.
+        num_unsampled: Sequences in batches that gave them nothing.
+        extra_tokens: Tokens that sequences computed beyond one each.
     """
 
-    __slots__ = ("begun", "begun_ns", "ended_ns", "free_blocks", "num_sequences", "num_tokens")
+    __slots__ = ("begun", "begun_ns", "ended_ns", "extra_tokens", "free_blocks", "looked", "num_first", "num_unsampled")
 
     def __init__(self) -> None:
         self.ended_ns = array("q")
-        self.free_blocks = array("q")
-        self.begun_ns = array("q")
-        self.begun = array("q")
-        self.num_sequences = 0
-        self.num_tokens = 0
+        self.begun, self.begun_ns = array("q"), array("q")
+        self.looked, self.free_blocks = array("q"), array("q")
+        self.num_first = self.num_unsampled = self.extra_tokens = 0
 
     def busy_begins(self, index: int, now_ns: int) -> None:
         """A batch was formed while none was in flight."""
         self.begun.append(index)
         self.begun_ns.append(now_ns)
+
+    def look(self, index: int, free_blocks: int) -> None:
+        """A batch ends that may tell something new."""
+        self.looked.append(index)
+        self.free_blocks.append(free_blocks)

@@ -239,11 +239,9 @@ class Engine:
             self._hear_aborts()
         batch = self._in_flight.popleft()
         self._blocked = False
-        log = self.log
-        log.ended_ns.append(now_ns)
-        log.free_blocks.append(self.kv.pool.num_free)
-        log.num_sequences += batch.num_in_step + len(batch.scheduled)
-        log.num_tokens += batch.shape.num_tokens
+        self.log.ended_ns.append(now_ns)
+        if not batch.index % 16:
+            self.log.look(batch.index, self.kv.pool.num_free)
         finished: list[Request] = []
         handed: list[Request] = []
         num_sampled = batch.num_in_step
@@ -254,11 +252,13 @@ class Engine:
         final_tokens = self._final_tokens
         for request, _, generation, samples in batch.scheduled:
             if not samples or request.request_id not in final_tokens:
+                self.log.num_unsampled += 1
                 continue
             num_sampled += self._append(request, generation)
             note_batch(request.token_batches, batch.index)
             if request.first_token_ns < 0:
                 request.first_token_ns = now_ns
+                self.log.num_first += 1
                 if request.prefilled_ns < 0:
                     request.prefilled_ns = now_ns
             else:
@@ -266,6 +266,8 @@ class Engine:
                 gaps[gap] = gaps.get(gap, 0) + 1
             request.last_token_ns = now_ns
             if request.num_tokens >= final_tokens[request.request_id]:
+                if not (finished or handed):
+                    self.log.look(batch.index, self.kv.pool.num_free)
                 del final_tokens[request.request_id]
                 if request.hand_off:
                     num_sampled -= self.samples_first_token_twice
@@ -382,6 +384,7 @@ class Engine:
                 longest_kv = kv if kv > longest_kv else longest_kv
             else:
                 prefills.append(Chunk(tokens, context))
+                self.log.extra_tokens += tokens - 1
             request.num_computed_tokens = kv
             expected = request.num_tokens + request.num_output_placeholders
             samples = kv >= expected

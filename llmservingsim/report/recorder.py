@@ -105,8 +105,9 @@ class Recorder:
 
     def batch_ended(self, instance: Instance, outcome: Outcome) -> None:
         """A batch ended."""
-        self._sampler.count(instance.index, outcome.batch.num_prompt_tokens, outcome.num_sampled)
-        gaps = self.gaps_ns[instance.index]
+        index = instance.index
+        self._sampler.count(index, outcome.batch.num_prompt_tokens, outcome.num_sampled)
+        gaps = self.gaps_ns[index]
         for gap, count in outcome.token_gaps_ns.items():
             gaps[gap] = gaps.get(gap, 0) + count
         for request in outcome.finished:

@@ -23,7 +23,19 @@ from llmservingsim.loop import serve
 from llmservingsim.memory_traffic import memory_traffic
 from llmservingsim.parts import Libraries
 from llmservingsim.placement import placement_notes
-from llmservingsim.report import Moved, Provenance, Recorder, SimulationResult, summarise, summarise_scaling
+from llmservingsim.report import (
+    Attainment,
+    Measured,
+    Moved,
+    Provenance,
+    Recorder,
+    RequestDetails,
+    RequestTable,
+    SimulationResult,
+    Slos,
+    summarise,
+    summarise_scaling,
+)
 from llmservingsim.resolve import BackendFactory, System, resolve
 from llmservingsim.strict import convert
 from llmservingsim.units import parse_time_ns
@@ -109,6 +121,7 @@ class Run:
             find_libraries(self.options.profiles, self.options.models, self.options.hardware, base),
             self.options.backend,
         )
+        self._slos = Slos(self.spec.slo, {instance.model for instance in self.system.instances})
         source = workload if workload is not None else _configured_workload(self.spec, base)
         if isinstance(source, GeneratorSpec) and self.options.seed is not None:
             source = msgspec.structs.replace(source, seed=self.options.seed)
@@ -152,15 +165,25 @@ class Run:
             notes=(*self.notes, *told),
         )
         transfers = self.system.transfers
+        measured = self._measured()
         moved = Moved(transfers, self.system.traffic)
-        summary = summarise(self.recorder, self.system.instances, moved, self.spec.slo, provenance, wall_s)
+        summary = summarise(measured, self.system.instances, moved, provenance, wall_s)
         if self.system.autoscaler is not None:
             summary["autoscaling"] = summarise_scaling(self.system.autoscaler.pools, self.recorder.end_ns)
         if accessed := memory_traffic(self.system):
             summary["bytes_moved"]["memories"] = accessed
         requests = sorted(self.recorder.records, key=lambda record: record.request_id)
         crossed = [] if transfers is None else sorted(transfers.records)
-        return SimulationResult(requests, self.recorder.samples, summary, crossed)
+        details = RequestDetails(measured.table, measured.attainment)
+        return SimulationResult(requests, self.recorder.samples, summary, crossed, details)
+
+    def _measured(self) -> Measured:
+        """Put together what is known of the requests that ended."""
+        transfers = self.system.transfers
+        ended_ns = [instance.engine.log.ended_ns for instance in self.system.instances]
+        records = transfers.records if transfers is not None else ()
+        table = RequestTable(self.recorder.records, self.recorder.details, ended_ns, records)
+        return Measured(self.recorder, table, Attainment(self._slos, table) if self._slos.sections else None)
 
 
 def simulate(config: ConfigLike, workload: WorkloadLike | None = None, **options: Any) -> SimulationResult:

@@ -65,6 +65,17 @@ def _prefix_cache(tiers: Mapping[str, Any]) -> str:
     return f"{tiers['npu']['hit_pct']:.1f} % of looked-up tokens hit" + "".join(lower)
 
 
+def _attainment(goodput: Mapping[str, Any]) -> str:
+    """How often each limit was kept, and whether those over all requests were."""
+    kept = [f"{key} {of['attainment_pct']:.1f} %" for key, of in goodput["limits"].items()]
+    over_all = [
+        f"{of['statistic']} {'-' if of['value_ms'] is None else format(of['value_ms'], ',.2f')} ms "
+        f"{'within' if of['is_kept'] else 'above'} {of['limit']}"
+        for of in goodput["percentiles"]
+    ]
+    return ", ".join([*kept, *over_all]) or "no limits"
+
+
 def _totals_table(summary: Mapping[str, Any]) -> Table:
     requests, throughput = summary["requests"], summary["throughput"]
     table = Table.grid(padding=(0, 2))
@@ -80,6 +91,7 @@ def _totals_table(summary: Mapping[str, Any]) -> Table:
         table.add_row(
             "goodput", f"{goodput['requests_per_s']:,.2f} requests/s, {goodput['attainment_pct']:.1f} % within SLO"
         )
+        table.add_row("attainment", _attainment(goodput))
     for pool in summary.get("autoscaling", {}).get("pools", ()):
         active = f"{pool['mean_active']:.2f} of {pool['instances']} instances active on average"
         table.add_row("autoscaling", f"{active}, {pool['max_active']} at most")

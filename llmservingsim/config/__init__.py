@@ -7,11 +7,13 @@ from llmservingsim.config.kv_transfer import KvTransferSpec
 from llmservingsim.config.load import apply_overrides, json_schema, load_run
 from llmservingsim.config.memory_spec import CxlSpec, MemorySpec
 from llmservingsim.config.placement_spec import PlacementSpec
-from llmservingsim.config.spec import AdmissionSpec, NetworkSpec, NodeSpec, RunSpec, SloSpec
+from llmservingsim.config.slo_spec import SLO_LIMITS, SloSpec, parse_statistic
+from llmservingsim.config.spec import AdmissionSpec, NetworkSpec, NodeSpec, RunSpec
 from llmservingsim.config.speculative_spec import SpeculativeSpec
 from llmservingsim.config.tier_spec import TierSpec
 
 __all__ = [
+    "SLO_LIMITS",
     "AdmissionSpec",
     "AutoscalingSpec",
     "ClientSpec",
@@ -33,4 +35,5 @@ __all__ = [
     "apply_overrides",
     "json_schema",
     "load_run",
+    "parse_statistic",
 ]

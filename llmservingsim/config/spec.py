@@ -17,6 +17,7 @@ from llmservingsim.config.instance_spec import InstanceSpec, ServingSpec
 from llmservingsim.config.kv_transfer import KvTransferSpec
 from llmservingsim.config.memory_spec import CxlSpec, MemorySpec
 from llmservingsim.config.quantities import Algorithms, Chunks, Count, Shape, Share, check_quantities
+from llmservingsim.config.slo_spec import SloSpec
 from llmservingsim.units import parse_bandwidth, parse_time_ns
 
 
@@ -84,23 +85,6 @@ class NetworkSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         check_quantities(self, parse_time_ns, "latency", "endpoint_delay", may_be_zero=True)
 
 
-class SloSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a request must keep to count as good; null means no limit.
-
-    Attributes:
-        ttft: Time to first token, as ``"500ms"``.
-        tpot: Mean time per output token after the first.
-        e2e: Time to the last token.
-    """
-
-    ttft: str | None = None
-    tpot: str | None = None
-    e2e: str | None = None
-
-    def __post_init__(self) -> None:
-        check_quantities(self, parse_time_ns, "ttft", "tpot", "e2e")
-
-
 class AdmissionSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Limits at the router; null means no limit. An instance that does nothing is always below them.
 
@@ -139,7 +123,8 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         workload: A request trace; ``--workload`` overrides it. Relative to the run file.
         seed: Of random policies. A trace carries its own, see ``workload generate``.
         timeseries_interval: Step of timeseries.csv.
-        slo: Limits that a good request keeps; goodput counts those that do.
+        slo: Limits that a good request keeps; goodput counts those that do. A section, or a list of them with ``model``
+            or ``priority``, of which the first that fits a request holds.
     """
 
     nodes: Annotated[tuple[NodeSpec, ...], Meta(min_length=1)]
@@ -157,7 +142,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     workload: str | None = None
     seed: int = 0
     timeseries_interval: str = "1s"
-    slo: SloSpec | None = None
+    slo: SloSpec | tuple[SloSpec, ...] | None = None
 
     def __post_init__(self) -> None:
         check_quantities(self, parse_time_ns, "timeseries_interval")

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmservingsim.instance import Aborted, Instance
+from llmservingsim.report.details import RequestDetail, detail_of
 from llmservingsim.report.records import RequestRecord, Sample
 from llmservingsim.report.sampler import HeldMemory, Sampler
+from llmservingsim.report.statistics import merge_counts
 from llmservingsim.serving import Outcome, Request
 from llmservingsim.workload import RequestSpec
 
@@ -22,13 +24,17 @@ class Recorder:
 
     Attributes:
         records: Of requests that ended, in order of their end.
-        token_gaps_ns: Inter-token times and how many tokens had each.
+        details: What else is kept of them, in the same order.
+        gaps_ns: Of each instance, inter-token times and how many tokens had each.
+        preemptions: Of each instance, of the requests in ``records``.
         end_ns: When the last event happened.
     """
 
     def __init__(self, instances: Sequence[Instance], sample_ns: int, memories: HeldMemory | None = None) -> None:
         self.records: list[RequestRecord] = []
-        self.token_gaps_ns: dict[int, int] = {}
+        self.details: list[RequestDetail] = []
+        self.gaps_ns: list[dict[int, int]] = [{} for _ in instances]
+        self.preemptions = [0] * len(instances)
         self.end_ns = 0
         self.num_arrived = 0
         self._open: dict[int, RequestSpec] = {}
@@ -38,6 +44,11 @@ class Recorder:
     def samples(self) -> list[Sample]:
         """The time series so far."""
         return self._sampler.samples
+
+    @property
+    def token_gaps_ns(self) -> dict[int, int]:
+        """Inter-token times of all instances, and how many tokens had each."""
+        return merge_counts(self.gaps_ns)
 
     @property
     def num_open(self) -> int:
@@ -60,12 +71,12 @@ class Recorder:
         self._record(
             spec,
             instance,
+            None,
             scheduled_ns=None,
             first_token_ns=None,
             finish_ns=None,
             output_tokens=spec.output_tokens,
             cached_tokens=0,
-            preemptions=0,
             status="rejected",
             reason=reason,
         )
@@ -77,13 +88,12 @@ class Recorder:
         self._record(
             spec,
             instance,
-            -1 if request is None else request.prefill_instance,
+            request,
             scheduled_ns=None if request is None or request.scheduled_ns < 0 else request.scheduled_ns,
             first_token_ns=None if request is None or request.first_token_ns < 0 else request.first_token_ns,
             finish_ns=None,
             output_tokens=num_tokens,
             cached_tokens=0 if request is None else request.cached_tokens,
-            preemptions=0 if request is None else request.num_preemptions + request.earlier_preemptions,
             status="aborted",
             reason=limit,
         )
@@ -95,8 +105,9 @@ class Recorder:
 
     def batch_ended(self, instance: Instance, outcome: Outcome) -> None:
         """A batch ended."""
-        self._sampler.count(instance.index, outcome.batch.num_prompt_tokens, outcome.num_sampled)
-        gaps = self.token_gaps_ns
+        index = instance.index
+        self._sampler.count(index, outcome.batch.num_prompt_tokens, outcome.num_sampled)
+        gaps = self.gaps_ns[index]
         for gap, count in outcome.token_gaps_ns.items():
             gaps[gap] = gaps.get(gap, 0) + count
         for request in outcome.finished:
@@ -114,18 +125,25 @@ class Recorder:
         self._record(
             spec,
             instance,
-            request.prefill_instance,
+            request,
             scheduled_ns=request.scheduled_ns,
             first_token_ns=request.first_token_ns,
             finish_ns=request.last_token_ns,
             output_tokens=request.num_tokens - spec.prompt_tokens,
             cached_tokens=request.cached_tokens,
-            preemptions=request.num_preemptions + request.earlier_preemptions,
             status="finished",
         )
 
-    def _record(self, spec: RequestSpec, instance: Instance, prefill_instance: int = -1, **outcome: Any) -> None:
+    def _record(self, spec: RequestSpec, instance: Instance, request: Request | None, **outcome: Any) -> None:
         """Keep what the request was, and the fields of `RequestRecord` that say what became of it."""
+        prefill_instance, here, earlier = -1, 0, 0
+        if request is not None:
+            prefill_instance = request.prefill_instance
+            here, earlier = request.num_preemptions, request.earlier_preemptions
+            self.preemptions[instance.index] += here
+            if earlier:
+                self.preemptions[prefill_instance] += earlier
+        self.details.append(detail_of(spec, instance, request))
         self.records.append(
             RequestRecord(
                 request_id=spec.request_id,
@@ -135,6 +153,7 @@ class Recorder:
                 instance=instance.index if prefill_instance < 0 else prefill_instance,
                 arrival_ns=spec.arrival_ns,
                 prompt_tokens=spec.prompt_tokens,
+                preemptions=here + earlier,
                 **outcome,
             )
         )

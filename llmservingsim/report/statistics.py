@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 PERCENTILES = (50, 90, 95, 99)
 
 
-def describe(values: Iterable[float]) -> dict[str, float] | None:
+def merge_counts(parts: Sequence[dict[int, int]]) -> dict[int, int]:
+    """Add up how often each value occurs; of one part it is that part."""
+    if len(parts) == 1:
+        return parts[0]
+    total: dict[int, int] = {}
+    for part in parts:
+        for value, count in part.items():
+            total[value] = total.get(value, 0) + count
+    return total
+
+
+def describe(values: Iterable[float] | NDArray[np.float64]) -> dict[str, float] | None:
     """Return mean and percentiles (linear interpolation between ranks), or None for no value."""
-    array = np.fromiter(values, dtype=np.float64)
+    array = values if isinstance(values, np.ndarray) else np.fromiter(values, dtype=np.float64)
     if not len(array):
         return None
     ranks = np.percentile(array, PERCENTILES)

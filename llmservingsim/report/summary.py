@@ -7,18 +7,18 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 
-from llmservingsim.config import SloSpec
 from llmservingsim.instance import Instance
 from llmservingsim.kv_traffic import KvTraffic
+from llmservingsim.report.breakdown import Measured, summarise_all, summarise_instance, summarise_models
 from llmservingsim.report.recorder import Recorder
 from llmservingsim.report.records import RequestRecord
 from llmservingsim.report.speculation import summarise_drafter, summarise_speculation
-from llmservingsim.report.statistics import describe, describe_counts
 from llmservingsim.report.tiers import prefix_tiers
 from llmservingsim.report.transfers import summarise_transfers
 from llmservingsim.transfer import KvTransfers
-from llmservingsim.units import NS_PER_MS, NS_PER_S, parse_time_ns
+from llmservingsim.units import NS_PER_S
 
 _SHOWN = 10
 
@@ -54,10 +54,9 @@ class Moved(NamedTuple):
 
 
 def summarise(
-    recorder: Recorder,
+    measured: Measured,
     instances: Sequence[Instance],
     moved: Moved,
-    slo: SloSpec | None,
     provenance: Provenance,
     wall_s: float,
 ) -> dict[str, Any]:
@@ -65,45 +64,32 @@ def summarise(
 
     Everything but ``wall_s`` is a function of the inputs.
     """
-    finished = [r for r in recorder.records if r.status == "finished"]
+    recorder = measured.recorder
     simulated_s = recorder.end_ns / NS_PER_S
     return {
         "simulated_s": simulated_s,
         "wall_s": round(wall_s, 3),
         "iterations": sum(i.engine.iterations for i in instances),
-        "requests": _requests(recorder, finished),
-        "tokens": {
-            "prompt": sum(r.prompt_tokens for r in finished),
-            "cached": sum(r.cached_tokens for r in finished),
-            "output": sum(r.output_tokens for r in finished),
-        },
-        "throughput": _throughput(finished, simulated_s),
-        "latency_ms": {
-            "ttft": describe(r.ttft_ms for r in finished if r.ttft_ms is not None),
-            "tpot": describe(r.tpot_ms for r in finished if r.tpot_ms is not None),
-            "itl": describe_counts(recorder.token_gaps_ns, 1 / NS_PER_MS),
-            "e2e": describe(r.e2e_ms for r in finished if r.e2e_ms is not None),
-            "queueing": describe(
-                (r.scheduled_ns - r.arrival_ns) / NS_PER_MS for r in finished if r.scheduled_ns is not None
-            ),
-        },
+        "requests": _requests(recorder),
+        **summarise_all(measured),
         "preemptions": sum(r.preemptions for r in recorder.records),
         "prefix_cache": {"npu": _prefix_cache(instances)} | prefix_tiers(moved.traffic),
         "bytes_moved": _bytes_moved(instances),
         "kv_transfers": summarise_transfers(moved.transfers),
         "energy_j": None,
-        "goodput": _goodput(finished, slo, simulated_s),
+        "goodput": _goodput(measured, simulated_s),
+        **summarise_models(measured, instances),
         **summarise_speculation(instances),
-        "instances": [_instance(i) | summarise_drafter(i) for i in instances],
+        "instances": [_instance(i) | summarise_instance(measured, i) | summarise_drafter(i) for i in instances],
         "provenance": msgspec.structs.asdict(provenance) | {"notes": list(provenance.notes)},
     }
 
 
-def _requests(recorder: Recorder, finished: Sequence[RequestRecord]) -> dict[str, Any]:
+def _requests(recorder: Recorder) -> dict[str, Any]:
     rejections, aborts = (_by_reason(recorder.records, status) for status in ("rejected", "aborted"))
     return {
         "arrived": recorder.num_arrived,
-        "finished": len(finished),
+        "finished": sum(record.status == "finished" for record in recorder.records),
         "held": recorder.num_open,
         "rejected": sum(entry["count"] for entry in rejections),
         "rejections": rejections,
@@ -119,15 +105,6 @@ def _by_reason(records: Sequence[RequestRecord], status: str) -> list[dict[str, 
         if record.status == status:
             found.setdefault(record.reason or "", []).append(record.request_id)
     return [{"reason": reason, "count": len(ids), "request_ids": ids[:_SHOWN]} for reason, ids in found.items()]
-
-
-def _throughput(finished: Sequence[RequestRecord], simulated_s: float) -> dict[str, float]:
-    seconds = simulated_s or 1.0
-    return {
-        "requests_per_s": len(finished) / seconds,
-        "prompt_tokens_per_s": sum(r.prompt_tokens for r in finished) / seconds,
-        "output_tokens_per_s": sum(r.output_tokens for r in finished) / seconds,
-    }
 
 
 def _prefix_cache(instances: Sequence[Instance]) -> dict[str, float]:
@@ -148,20 +125,15 @@ def _bytes_moved(instances: Sequence[Instance]) -> dict[str, Any]:
     return {"links": links}
 
 
-def _goodput(finished: Sequence[RequestRecord], slo: SloSpec | None, simulated_s: float) -> dict[str, Any] | None:
-    if slo is None:
+def _goodput(measured: Measured, simulated_s: float) -> dict[str, Any] | None:
+    attainment = measured.attainment
+    if attainment is None:
         return None
-    limits = {key: getattr(slo, key) for key in slo.__struct_fields__ if getattr(slo, key) is not None}
-    limits_ms = {key: parse_time_ns(text) / NS_PER_MS for key, text in limits.items()}
-    good = sum(
-        all((value := getattr(record, f"{key}_ms")) is None or value <= limit for key, limit in limits_ms.items())
-        for record in finished
-    )
+    everything = np.ones(len(measured.table.records), dtype=bool)
     return {
-        "slo": limits,
-        "good_requests": good,
-        "attainment_pct": 100 * good / len(finished) if finished else 0.0,
-        "requests_per_s": good / (simulated_s or 1.0),
+        "slo": attainment.slos.describe(),
+        **attainment.goodput(everything, simulated_s),
+        "percentiles": attainment.percentiles(),
     }
 
 

@@ -1,4 +1,4 @@
-"""Results on disk: requests.csv, timeseries.csv, summary.json, kv_transfers.csv."""
+"""Results on disk: requests.csv, request_metrics.csv, timeseries.csv, summary.json, kv_transfers.csv."""
 
 from __future__ import annotations
 
@@ -23,6 +23,23 @@ def write_results(
     _write_csv(series, SAMPLE_COLUMNS, samples)
     total.write_bytes(msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
     return [requests, series, total]
+
+
+def write_metrics(directory: Path, columns: Mapping[str, Sequence[Any]]) -> Path:
+    """Write request_metrics.csv, a row per request; return its path."""
+    path = directory / "request_metrics.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*map(_as_told, columns.values()), strict=True))
+    return path
+
+
+def _as_told(cells: Sequence[Any]) -> Sequence[Any]:
+    """Write booleans as ``true`` and ``false``."""
+    if not any(isinstance(cell, bool) for cell in cells):
+        return cells
+    return ["" if cell is None else str(cell).lower() for cell in cells]
 
 
 def write_transfers(directory: Path, transfers: Sequence[TransferRecord]) -> Path:

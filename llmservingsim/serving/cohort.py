@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from llmservingsim.serving.batch import Batch, Scheduled
+from llmservingsim.serving.batch_log import note_batches
 from llmservingsim.serving.kv import KVCacheManager
 from llmservingsim.serving.request import Request
 
@@ -172,6 +173,8 @@ class DecodeCohort:
         request.num_output_placeholders = self.formed - self.completed
         if self.completed >= joined - 1:  # else the batch before it joined has not ended
             request.last_token_ns = self.completed_ns
+        if self.completed >= joined:
+            note_batches(request.token_batches, joined, self.completed)
         self._kv.cache_full_blocks(request, origin + self.completed)
         for batch in self._in_flight:
             if batch.index >= joined:

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from llmservingsim.serving.batch import Batch, Scheduled
+from llmservingsim.serving.batch_log import BatchLog, note_batch
 from llmservingsim.serving.cohort import DecodeCohort
 from llmservingsim.serving.engine_terms import EngineConfig, Outcome, RejectReason
 from llmservingsim.serving.kv import BlockHash, KVCacheManager, hash_blocks
@@ -36,6 +37,7 @@ class Engine:
         samples_first_token_twice: Where prefill and decode are split, the first token that the prefill side samples is
             thrown away, and the decode side computes the prompt's last position and samples it again.
         polling: When the engine hears that KV has arrived.
+        log: Of its batches.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Engine:
         if in_step and isinstance(self.scheduler, CohortScheduler):
             self.scheduler.adopt(self.cohort)
         self.iterations = 0
+        self.log = BatchLog()
         self._incoming: list[Request] = []
         self._aborted: list[Request] = []  # still held: the engine loop has not come to a boundary
         self.samples_first_token_twice = False
@@ -145,7 +148,8 @@ class Engine:
 
     def take_over(self, request: Request, prefilled: Request) -> None:
         """Let an expected request know what became of it where it was prefilled."""
-        known = ["cached_tokens", "scheduled_ns"]
+        known = ["cached_tokens", "lost_tokens", "prefilled_ns", "recalled", "recomputed_tokens", "scheduled_ns"]
+        known += ["swapped_tokens"]
         if not self.samples_first_token_twice:
             known += ["num_tokens", "first_token_ns", "last_token_ns"]
         for name in known:
@@ -220,6 +224,8 @@ class Engine:
         batch = self._launch(scheduled)
         if self.polling.is_at_launch:
             self.polling.launched(batch.index)
+        if not self._in_flight:
+            self.log.busy_begins(batch.index, now_ns)
         self._in_flight.append(batch)
         if self.kv.tiers is not None:
             self.kv.tiers.batch_formed(batch.index)
@@ -233,6 +239,9 @@ class Engine:
             self._hear_aborts()
         batch = self._in_flight.popleft()
         self._blocked = False
+        self.log.ended_ns.append(now_ns)
+        if not batch.index % 16:
+            self.log.look(batch.index, self.kv.pool.num_free)
         finished: list[Request] = []
         handed: list[Request] = []
         num_sampled = batch.num_in_step
@@ -243,15 +252,22 @@ class Engine:
         final_tokens = self._final_tokens
         for request, _, generation, samples in batch.scheduled:
             if not samples or request.request_id not in final_tokens:
+                self.log.num_unsampled += 1
                 continue
             num_sampled += self._append(request, generation)
+            note_batch(request.token_batches, batch.index)
             if request.first_token_ns < 0:
                 request.first_token_ns = now_ns
+                self.log.num_first += 1
+                if request.prefilled_ns < 0:
+                    request.prefilled_ns = now_ns
             else:
                 gap = now_ns - request.last_token_ns
                 gaps[gap] = gaps.get(gap, 0) + 1
             request.last_token_ns = now_ns
             if request.num_tokens >= final_tokens[request.request_id]:
+                if not (finished or handed):
+                    self.log.look(batch.index, self.kv.pool.num_free)
                 del final_tokens[request.request_id]
                 if request.hand_off:
                     num_sampled -= self.samples_first_token_twice
@@ -368,6 +384,7 @@ class Engine:
                 longest_kv = kv if kv > longest_kv else longest_kv
             else:
                 prefills.append(Chunk(tokens, context))
+                self.log.extra_tokens += tokens - 1
             request.num_computed_tokens = kv
             expected = request.num_tokens + request.num_output_placeholders
             samples = kv >= expected

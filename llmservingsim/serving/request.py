@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from enum import Enum
 
@@ -39,16 +40,22 @@ class Request:
         admission: Counts the admissions of the engine; the running list is in this order.
         num_preemptions: How often it lost its blocks; also tells batches in flight from before a preemption.
         cached_tokens: Tokens found in the prefix cache at first admission, lower tiers included.
-        recalled: Tier and tokens of each part that came from there when it was last admitted.
+        recalled: Tier and tokens of each part that came from there at first admission.
+        lost_tokens: Computed tokens that its last preemption took, until it is admitted again.
+        recomputed_tokens, swapped_tokens: Of those taken by preemptions, computed once more, and read back.
+        accepted_drafts: Drafts of it that the model accepted.
+        token_batches: Batches that gave it tokens (`llmservingsim.serving.batch_log`); a member of a cohort is behind.
         hand_off: Another instance goes on with it after its first token.
         remote_tokens: How many of its first tokens have their KV elsewhere, from where it is loaded.
         continued_as: As what another instance goes on with it, once that has taken it over.
         prefill_instance: That computed its prompt, -1 if this one does.
         earlier_preemptions: How often the instance that computed its prompt preempted it.
         scheduled_ns, first_token_ns, last_token_ns: First admission, first and latest token, -1 before.
+        prefilled_ns: When its prompt had been computed, here or where it was prefilled, -1 before.
     """
 
     __slots__ = (
+        "accepted_drafts",
         "admission",
         "arrival_ns",
         "awaits_last_token",
@@ -60,6 +67,7 @@ class Request:
         "first_token_ns",
         "hand_off",
         "last_token_ns",
+        "lost_tokens",
         "num_cached_blocks",
         "num_computed_tokens",
         "num_output_placeholders",
@@ -68,12 +76,16 @@ class Request:
         "num_spec_tokens",
         "num_tokens",
         "prefill_instance",
+        "prefilled_ns",
         "priority",
         "recalled",
+        "recomputed_tokens",
         "remote_tokens",
         "request_id",
         "scheduled_ns",
         "status",
+        "swapped_tokens",
+        "token_batches",
     )
 
     def __init__(
@@ -107,6 +119,12 @@ class Request:
         self.scheduled_ns = -1
         self.first_token_ns = -1
         self.last_token_ns = -1
+        self.prefilled_ns = -1
+        self.lost_tokens = 0
+        self.recomputed_tokens = 0
+        self.swapped_tokens = 0
+        self.accepted_drafts = 0
+        self.token_batches = array("q")
         self.admission = -1
         self.status = RequestStatus.WAITING
 

@@ -270,6 +270,7 @@ class VllmScheduler:
             self.kv.tiers.swap_out(request)
         self.kv.free(request)
         request.status = RequestStatus.PREEMPTED
+        request.lost_tokens += request.num_computed_tokens
         request.num_computed_tokens = 0
         request.num_output_placeholders = 0
         request.num_spec_tokens = 0
@@ -368,6 +369,9 @@ class VllmScheduler:
         if request.scheduled_ns < 0:
             request.scheduled_ns = now_ns
             request.cached_tokens = request.num_computed_tokens
+        elif request.lost_tokens:
+            request.recomputed_tokens += max(0, request.lost_tokens - request.num_computed_tokens)
+            request.lost_tokens = 0
 
     def _enter(self, request: Request) -> None:
         """Put a request, whose blocks are taken, at the end of the running list."""

@@ -121,6 +121,7 @@ class SpeculativeEngine(Engine):
         verdict = self._verdicts[0][request.request_id]
         if verdict.num_drafts:
             self.speculation.counts.add(verdict.num_drafts, verdict.num_accepted)
+            request.accepted_drafts += verdict.num_accepted
         request.num_tokens += verdict.num_emitted
         if generation == request.num_preemptions:
             refused = verdict.num_drafts - verdict.num_accepted
@@ -154,6 +155,7 @@ class SpeculativeEngine(Engine):
                 request.num_output_placeholders += 1 + num_drafts
                 request.num_spec_tokens = self.speculation.num_speculative_tokens
             shape.add(tokens, computed - to_refuse, num_drafts)
+            self.log.extra_tokens += tokens - 1
             entries.append(Scheduled(request, tokens, request.num_preemptions, samples))
         self._verdicts.append(verdicts)
         return Batch(self.iterations, entries, 0, shape.shape(), num_prompt_tokens)

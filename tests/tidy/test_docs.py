@@ -213,6 +213,7 @@ def test_the_page_on_astra_sim_explains_every_flag() -> None:
 
 def test_the_page_on_outputs_explains_every_column_and_key() -> None:
     from llmservingsim.report.records import REQUEST_COLUMNS, SAMPLE_COLUMNS
+    from llmservingsim.report.request_metrics import METRIC_COLUMNS
 
     text = (REPOSITORY / "docs" / "concepts" / "outputs.md").read_text()
     clusters = REPOSITORY / "inputs" / "clusters"
@@ -220,7 +221,7 @@ def test_the_page_on_outputs_explains_every_column_and_key() -> None:
     keys = [key for result in results for key in walk(result.summary)]
     sections = {"good_requests", "stall_ms", "acceptance_per_position", "evicted_chunks", "mean_active", "busy_ms"}
     assert sections <= set(keys)
-    missing = [name for name in (*REQUEST_COLUMNS, *SAMPLE_COLUMNS, *keys) if f"`{name}`" not in text]
+    missing = [name for name in (*REQUEST_COLUMNS, *SAMPLE_COLUMNS, *METRIC_COLUMNS, *keys) if f"`{name}`" not in text]
     assert missing == []
 
 

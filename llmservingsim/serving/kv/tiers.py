@@ -206,11 +206,12 @@ class KvTiers:
             if part.store == SWAP_SPACE:
                 assert self.swap is not None
                 self.swap.leave(request)
+                request.swapped_tokens += part.num_tokens
                 continue
             self.stores[part.store].pin(part.keys)
             if request.num_preemptions == 0:
                 self.hit_tokens[part.store] += part.num_tokens
-        if request.num_preemptions == 0:
+        if request.scheduled_ns < 0:
             request.recalled = tuple((self.stores[part.store].tier, part.num_tokens) for part in hit.parts)
         self.reads.append(TierRead(request, hit.parts))
 

@@ -110,7 +110,8 @@ def test_without_an_output_folder_nothing_is_written(
 
 def test_quiet_prints_nothing_and_writes_all(cli: Cli, config: Path, trace: Path, tmp_path: Path) -> None:
     assert cli("run", config, "-w", trace, "-o", tmp_path / "out", "--quiet") == (0, "", "")
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["requests.csv", "summary.json", "timeseries.csv"]
+    names = ["request_metrics.csv", "requests.csv", "summary.json", "timeseries.csv"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == names
 
 
 def test_json_prints_the_summary_and_nothing_else(cli: Cli, config: Path, trace: Path, tmp_path: Path) -> None:
@@ -158,7 +159,8 @@ def test_rejections_goodput_notes_and_extrapolation_are_told(
     assert "rejected 12: its KV needs more blocks than the instance has (requests 100, 101," in out
     assert "109, ...)" in out
     assert "goodput" in out
-    assert "100.0 % within SLO" in out
+    assert "20.0 % within SLO" in out  # rejected requests kept no limit
+    assert "attainment ttft 20.0 %" in out
     assert "shapes beyond the measured grid: attention 4" in out
     assert "note: [power] is not used" in out
 

@@ -16,6 +16,9 @@ from hypothesis import strategies as st
 from llmservingsim import Run
 from llmservingsim.errors import CapacityError, ConfigError
 from llmservingsim.report import RequestRecord
+from llmservingsim.serving import Request
+from llmservingsim.serving.kv import BlockPool
+from llmservingsim.serving.kv.tiers import KvTiers, TierOptions
 from llmservingsim.shapes import BatchShape
 from llmservingsim.workload import RequestSpec
 
@@ -278,6 +281,28 @@ def test_blocks_into_which_kv_comes_up_are_kept_although_its_client_has_left() -
     assert [r.status for r in records] == ["finished", "finished", "aborted", "finished"]
     assert (records[2].scheduled_ns, records[2].output_tokens) == (None, 0)
     assert records[3].scheduled_ns == pytest.approx(5 * MS + 32 * US, abs=10)
+
+
+def test_one_that_is_preempted_again_before_its_kv_came_back_is_kept_again() -> None:
+    """Room for 100 tokens: 40 that still lie there while they come up, and 48 of the second time."""
+    pool = BlockPool(11)
+    tiers = KvTiers(pool, 16, [], [], TierOptions(16, swap_tokens=100), lambda tokens, context: 0.0)
+    preempted = Request(0, 0, 40, 0, ())
+    preempted.num_tokens, preempted.num_computed_tokens, preempted.num_preemptions = 50, 40, 1
+    tiers.swap_out(preempted)
+    hit = tiers.lookup(preempted, 0)
+    assert hit is not None
+    tiers.begin_read(preempted, hit)
+    preempted.num_computed_tokens = 48
+    tiers.swap_out(preempted)
+    assert (tiers.swapped_tokens, tiers.swaps_refused) == (88, 0)
+    tiers.read_ended(tiers.reads[0])
+    assert tiers.swapped_tokens == 48
+    again = tiers.lookup(preempted, 1)
+    assert again is not None
+    assert again.num_tokens == 48 - 16
+    tiers.forget(preempted)
+    assert tiers.swapped_tokens == 0
 
 
 def test_what_was_swapped_out_for_a_client_that_left_is_forgotten() -> None:

@@ -71,10 +71,13 @@ class TierRead(NamedTuple):
     Attributes:
         request: That waits for it.
         parts: What comes from where.
+        swapped_tokens: Of host memory, free again when it has come. Until then the request may be preempted once more,
+            and be kept there a second time.
     """
 
     request: Request
     parts: tuple[TierPart, ...]
+    swapped_tokens: int = 0
 
 
 class TierWrite(NamedTuple):
@@ -160,7 +163,7 @@ class KvTiers:
         self.refused_tokens = 0
         self.swapped_tokens = 0
         self.swaps_refused = 0
-        self._swapped: dict[Request, int] = {}
+        self._swapped: dict[Request, int] = {}  # and on no way up
         self._pool = pool
         self._block_size = block_size
         self._chunk_blocks = options.chunk_size // block_size
@@ -203,21 +206,23 @@ class KvTiers:
 
     def begin_read(self, request: Request, hit: TierHit) -> None:
         """Let a hit come up; its chunks stay until it has."""
+        swapped_tokens = 0
         for part in hit.parts:
             if part.store == SWAP_SPACE:
+                swapped_tokens = self._swapped.pop(request)
                 continue
             self.stores[part.store].pin(part.keys)
             if request.num_preemptions == 0:
                 self.hit_tokens[part.store] += part.num_tokens
         if request.num_preemptions == 0:
             request.recalled = tuple((self.stores[part.store].tier, part.num_tokens) for part in hit.parts)
-        self.reads.append(TierRead(request, hit.parts))
+        self.reads.append(TierRead(request, hit.parts, swapped_tokens))
 
     def read_ended(self, read: TierRead) -> None:
         """A hit has come up; what came from a lower tier goes to those above, if they have room."""
+        self.swapped_tokens -= read.swapped_tokens
         for part in read.parts:
             if part.store == SWAP_SPACE:
-                self.forget(read.request)
                 continue
             store = self.stores[part.store]
             store.unpin(part.keys)

@@ -7,7 +7,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from llmservingsim.errors import PluginError, nearest, one_of
+from llmservingsim.errors import PluginError, UserError, nearest, one_of
 
 
 def find_plugin(kind: str, name: str, builtins: Mapping[str, Any]) -> Any:
@@ -64,7 +64,9 @@ def make_plugin(
     make = find_plugin(kind, name, builtins)
     try:
         made = make(*arguments, **(options or {}))
-    except TypeError as error:
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
         given = f"options {one_of(options)}" if options else f"{len(arguments)} arguments"
         raise PluginError(f"{kind}: {name!r} cannot be built from {given}: {error}") from error
     for method in methods:

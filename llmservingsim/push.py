@@ -166,8 +166,8 @@ class KvPushes(KvTransfers):
             return super().abort(request_id)
         push = next(push for push in self._pushes.values() if push.spec.request_id == request_id)
         self._give_up(push)
-        if hasattr(self._router, "aborted"):
-            self._router.aborted(request_id, push.decoder.index)
+        if self._tell_aborted is not None:
+            self._tell_aborted(request_id, push.decoder.index)
         return Aborted(push.source, push.request, push.request.num_output_tokens)
 
     def begin(self, now_ns: int) -> Iterable[Ticket]:
@@ -268,13 +268,21 @@ class KvPushes(KvTransfers):
             self._notices.post(partial(self._withdraw, push))
 
     def _give_up(self, push: Push) -> None:
-        """Forget a request at the decode side, once nothing is on its way there, and then at the prefill side."""
-        push.is_given_up = True
+        """Forget a request at the decode side, once nothing is on its way there, and then at the prefill side.
+
+        It may wait at the decode side for the second time, after a preemption. There it is forgotten before the next
+        batch is formed, which could otherwise take it in.
+        """
+        push.is_given_up = push.is_late = True
         self._due.pop(push, None)
-        self._fall_back(push)
+        self._prefilling.pop(push, None)
         if push.going_on is None:
             self._chosen[push.decoder.index] -= 1
             self._drop(push)
+        elif push.under_way:
+            push.is_withdrawing = True
+        elif not push.is_withdrawing:
+            self._withdraw(push)
 
     def _drop(self, push: Push) -> None:
         del self._pushes[push.request]

@@ -184,7 +184,7 @@ def _transfers(
         sides,
         spec.kv_transfer,
         backend,
-        lambda decoders: _router(spec.decode_router, spec.seed, decoders),
+        partial(_decode_router, spec),
         partial(NativeBackend, plan.network, plan.system, MemoryModel()),
     )
 
@@ -219,6 +219,11 @@ def _router(asked: str | dict[str, Any], seed: int, instances: Sequence[Instance
     if hasattr(router, "started"):
         router.started([instance.load() for instance in instances])
     return router
+
+
+def _decode_router(spec: RunSpec, decoders: Sequence[Instance]) -> Router:
+    with located("decode_router"):
+        return _router(spec.decode_router, spec.seed, decoders)
 
 
 @dataclass(frozen=True, slots=True)

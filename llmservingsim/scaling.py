@@ -274,4 +274,10 @@ def _start_ns(spec: AutoscalingSpec, instance: Instance) -> int:
     delay_ns = parse_time_ns(spec.start_up_delay)
     if spec.weight_load_bandwidth is None:
         return delay_ns
-    return delay_ns + round(instance.memory.weights_bytes * NS_PER_S / parse_bandwidth(spec.weight_load_bandwidth))
+    load_ns = instance.memory.weights_bytes * NS_PER_S / parse_bandwidth(spec.weight_load_bandwidth)
+    if load_ns >= TIME_MAX_NS:
+        raise ConfigError(
+            f"weight_load_bandwidth: at {spec.weight_load_bandwidth!r} the weights of instance {instance.index} come "
+            "later than any clock counts; expected more"
+        )
+    return delay_ns + round(load_ns)

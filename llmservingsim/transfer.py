@@ -107,6 +107,9 @@ class KvTransfers:
         self._backend = backend
         self._decoders = tuple(decoders)
         self._router = router
+        is_asked = len(decoders) > 1
+        self._tell_router = getattr(router, "finished", None) if is_asked else None
+        self._tell_aborted = getattr(router, "aborted", None) if is_asked else None
         self._routes = {pair: self._register(pair_shares) for pair, pair_shares in shares.items()}
         self._going_on: dict[int, tuple[Instance, Request]] = {}
         self._sources: dict[Request, _Source] = {}
@@ -151,12 +154,11 @@ class KvTransfers:
             self._sources[going_on] = _Source(handed.instance, handed.request, handed.handed_ns)
 
     def _pick(self, spec: RequestSpec) -> Instance | None:
-        """Ask the router, if there is a choice, which instance is to decode a request; None if none is active."""
+        """Ask the router, if the run has two decode instances, which is to decode a request; None if none is active."""
         able = [d for d in self._serving(spec) if d.phase == "active" and d.engine.reject_reason(spec) is None]
-        position = 0
-        if len(able) > 1:
-            position = choose(self._router, spec, [self._load_of(d) for d in able], "the decode of request")
-        return able[position] if able else None
+        if not able or len(self._decoders) == 1:
+            return able[0] if able else None
+        return able[choose(self._router, spec, [self._load_of(d) for d in able], "the decode of request")]
 
     def place_held(self) -> None:
         """Queue the requests that are held wherever an instance has become active, in their order."""
@@ -172,8 +174,8 @@ class KvTransfers:
     def finished(self, request: FinishedRequest) -> None:
         """Let the decode router hear of a request that ended, if it learns."""
         del self._going_on[request.request_id]
-        if hasattr(self._router, "finished"):
-            self._router.finished(request)
+        if self._tell_router is not None:
+            self._tell_router(request)
 
     def called_off(self, request: Request) -> None:
         """A client gave up a request that is being prefilled; nothing of it is here yet."""
@@ -195,8 +197,8 @@ class KvTransfers:
         is_crossing = any(load.request is request for _, load, _ in self._under_way.values())
         if request in self._sources and not is_crossing:
             self._release(request)
-        if hasattr(self._router, "aborted"):
-            self._router.aborted(request_id, decoder.index)
+        if self._tell_aborted is not None:
+            self._tell_aborted(request_id, decoder.index)
         return Aborted(decoder, request, num_tokens)
 
     def before_batch(self, instance: Instance, after: Ticket) -> Ticket:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from llmservingsim.config.quantities import Count, check_quantities
+from llmservingsim.config.quantities import Chunks, check_quantities
 from llmservingsim.units import parse_bandwidth, parse_size_bytes, parse_time_ns
 
 
@@ -37,4 +37,4 @@ class CxlSpec(MemorySpec, frozen=True, kw_only=True, forbid_unknown_fields=True)
         num_devices: How many.
     """
 
-    num_devices: Count = 1
+    num_devices: Chunks = 1

@@ -20,7 +20,7 @@ from llmservingsim.serving.kv.tiers import TierRead
 from llmservingsim.serving.polling import KvPolling
 from llmservingsim.serving.remote import ExpectingScheduler, Load, LoadingScheduler
 from llmservingsim.serving.request import Request, RequestStatus
-from llmservingsim.serving.scheduling import CohortScheduler, Scheduler, SchedulerConfig
+from llmservingsim.serving.scheduling import CohortScheduler, Scheduler, SchedulerConfig, ask
 from llmservingsim.shapes import BatchShape, Chunk
 from llmservingsim.workload.request import RequestSpec
 
@@ -55,6 +55,7 @@ class Engine:
         self._in_flight: deque[Batch] = deque()
         self.cohort = DecodeCohort(self.kv, self._final_tokens, self._in_flight)
         self.scheduler = make_scheduler(config.scheduler, self.kv)
+        self._ask = ask(self.scheduler, self._final_tokens)
         in_step = config.decode_cohort and not config.scheduler.one_batch_per_request
         if in_step and isinstance(self.scheduler, CohortScheduler):
             self.scheduler.adopt(self.cohort)
@@ -341,10 +342,10 @@ class Engine:
         Under the priority policy the first running request can be its own victim, which ends that step.
         """
         num_running = self.num_running
-        scheduled = self.scheduler.schedule(now_ns)
+        scheduled = self._ask(now_ns)
         while not scheduled and not self.cohort and not self._in_flight and self.num_running < num_running:
             num_running = self.num_running
-            scheduled = self.scheduler.schedule(now_ns)
+            scheduled = self._ask(now_ns)
         return scheduled
 
     def _fits_one_batch(self, num_tokens: int) -> bool:

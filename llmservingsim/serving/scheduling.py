@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Container
+from numbers import Integral
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
+from llmservingsim.errors import PluginError
 from llmservingsim.serving.cohort import DecodeCohort
 from llmservingsim.serving.request import Request
 
@@ -78,3 +81,41 @@ class CohortScheduler(Protocol):
     def adopt(self, cohort: DecodeCohort) -> None:
         """Take the engine's cohort, to which requests may be handed from now on."""
         ...
+
+
+def ask(scheduler: Scheduler, held: Container[int]) -> Callable[[int], list[tuple[Request, int]]]:
+    """Return what forms batches: `Scheduler.schedule`, whose answers are checked if its class is a user's own.
+
+    Args:
+        scheduler: Whom to ask.
+        held: Ids of the requests that have not ended.
+    """
+    if type(scheduler).__module__.startswith("llmservingsim."):
+        return scheduler.schedule
+
+    def schedule(now_ns: int) -> list[tuple[Request, int]]:
+        batch = scheduler.schedule(now_ns)
+        _check_batch(type(scheduler).__name__, batch, held)
+        return batch
+
+    return schedule
+
+
+def _check_batch(name: str, batch: Any, held: Container[int]) -> None:
+    """Raise PluginError unless a batch lists requests that are held, each once, with tokens that they lack."""
+    if not isinstance(batch, list):
+        raise PluginError(f"scheduler: {name!r} formed the batch {batch!r:.60}; expected a list of (request, tokens)")
+    seen: set[int] = set()
+    for entry in batch:
+        if not (isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], Request)):
+            raise PluginError(f"scheduler: {name!r} has {entry!r:.60} in a batch; expected (request, tokens)")
+        request, tokens = entry
+        if request.request_id not in held or request.request_id in seen:
+            raise PluginError(f"scheduler: {name!r} has {request!r} in a batch, which has ended or is there twice")
+        seen.add(request.request_id)
+        left = request.num_tokens + request.num_output_placeholders + request.num_spec_tokens
+        left -= request.num_computed_tokens
+        if not isinstance(tokens, Integral) or not 1 <= int(tokens) <= left:
+            raise PluginError(
+                f"scheduler: {name!r} gives {request!r} {tokens!r:.60} tokens; expected a whole number from 1 to {left}"
+            )

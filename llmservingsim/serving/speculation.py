@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import zip_longest
+from numbers import Integral
 from typing import Any, NamedTuple, Protocol
 
-from llmservingsim.errors import SimulationError
+from llmservingsim.errors import PluginError
 
 _MASK = 2**64 - 1
 _NEXT_NUMBER, _NEXT_STEP = 0x9E3779B97F4A7C15, 0xD1B54A32D192ED03
@@ -132,18 +133,18 @@ class Speculation:
         """Return how many drafts of a request the model accepts in the iteration that is being formed.
 
         Raises:
-            SimulationError: If the policy answers anything but a number from 0 to ``num_drafts``.
+            PluginError: If the policy answers anything but a number from 0 to ``num_drafts``.
         """
         step, seed = self._next.get(request_id) or (0, _mixed((self._seed + request_id) & _MASK))
         self._next[request_id] = step + 1, (seed + _NEXT_STEP) & _MASK
         drafts = Verification(request_id, step, num_prompt_tokens, num_tokens, num_drafts, seed)
         accepted = self._policy.num_accepted(drafts)
-        if not (isinstance(accepted, int) and 0 <= accepted <= num_drafts):
-            raise SimulationError(
+        if not (isinstance(accepted, Integral) and 0 <= accepted <= num_drafts):
+            raise PluginError(
                 f"acceptance policy {type(self._policy).__name__!r}: expected a whole number from 0 to {num_drafts} "
                 f"as accepted drafts of request {request_id}, got {accepted!r}"
             )
-        return accepted
+        return int(accepted)
 
     def forget(self, request_id: int) -> None:
         """A request has ended."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmservingsim import simulate
-from llmservingsim.errors import ConfigError, PluginError, SimulationError
+from llmservingsim.errors import ConfigError, PluginError
 from llmservingsim.serving import AcceptancePolicy, Speculation, Verification
 from llmservingsim.serving.acceptance import make_acceptance
 from llmservingsim.workload import GeneratorSpec, UniformLength
@@ -111,7 +111,7 @@ class Boastful:
 
 def test_a_policy_that_accepts_what_was_not_drafted_ends_the_run() -> None:
     policy = make_acceptance({"policy": f"{__name__}:Boastful"}, 2, Path())
-    with pytest.raises(SimulationError, match=r"'Boastful': expected a whole number from 0 to 2 .* request 8, got 3"):
+    with pytest.raises(PluginError, match=r"'Boastful': expected a whole number from 0 to 2 .* request 8, got 3"):
         Speculation(2, policy, 0).verify(8, 5, 5, 2)
 
 

@@ -226,6 +226,15 @@ def test_routers_that_learn_hear_of_what_they_sent() -> None:
     assert {r.decode_instance for r in made.recorder.records} == {2, 3}
 
 
+def test_a_router_without_a_choice_is_neither_asked_nor_told() -> None:
+    """One decode instance; or two, one of which can hold no prompt of 50: then it is asked, and told."""
+    spec = config(instance("kv_producer"), instance("kv_consumer")) | {"decode_router": "expected_time"}
+    assert {r.status for r in run(spec, *(request(i, 50, 5) for i in range(3))).recorder.records} == {"finished"}
+    spec = config(instance("kv_producer"), instance("kv_consumer", num_gpu_blocks=3), instance("kv_consumer"))
+    made = run(spec | {"decode_router": "expected_time"}, *(request(i, 50, 5) for i in range(3)))
+    assert {(r.status, r.decode_instance) for r in made.recorder.records} == {("finished", 2)}
+
+
 def test_preemptions_of_both_sides_count() -> None:
     """8 blocks: the first prompt holds 3 until it has crossed, so the second, of 7, loses its own on the way."""
     prefill = instance("kv_producer", num_gpu_blocks=9, max_num_batched_tokens=32, max_num_seqs=4)

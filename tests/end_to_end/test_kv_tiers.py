@@ -14,6 +14,10 @@ from tier_runs import KV_BYTES, MS, US, check_at_rest, config, request, run
 from llmservingsim import Run
 from llmservingsim.errors import CapacityError, ConfigError
 from llmservingsim.report import RequestRecord
+from llmservingsim.serving import Request
+from llmservingsim.serving.kv import BlockPool
+from llmservingsim.serving.kv.swap import SwapSpace
+from llmservingsim.serving.kv.tiers import KvTiers, TierOptions
 
 
 def evicted_then_asked_again(**options: object) -> tuple[Run, list[RequestRecord]]:
@@ -249,6 +253,29 @@ def test_blocks_into_which_kv_comes_up_are_kept_although_its_client_has_left() -
     assert [r.status for r in records] == ["finished", "finished", "aborted", "finished"]
     assert (records[2].scheduled_ns, records[2].output_tokens) == (None, 0)
     assert records[3].scheduled_ns == pytest.approx(5 * MS + 32 * US, abs=10)
+
+
+def test_one_that_is_preempted_again_before_its_kv_came_back_is_kept_again() -> None:
+    """Room for 100 tokens: 40 that still lie there while they come up, and 48 of the second time."""
+    pool = BlockPool(11)
+    space = SwapSpace(100)
+    tiers = KvTiers(pool, 16, [], [], TierOptions(16, swap=space), lambda tokens, context: 0.0)
+    preempted = Request(0, 0, 40, 0, ())
+    preempted.num_tokens, preempted.num_computed_tokens, preempted.num_preemptions = 50, 40, 1
+    tiers.swap_out(preempted)
+    hit = tiers.lookup(preempted, 0)
+    assert hit is not None
+    tiers.begin_read(preempted, hit)
+    preempted.num_computed_tokens = 48
+    tiers.swap_out(preempted)
+    assert (space.used_tokens, space.refused) == (88, 0)
+    tiers.read_ended(tiers.reads[0])
+    assert space.used_tokens == 48
+    again = tiers.lookup(preempted, 1)
+    assert again is not None
+    assert again.num_tokens == 48 - 16
+    tiers.forget(preempted)
+    assert space.used_tokens == 0
 
 
 def test_what_was_swapped_out_for_a_client_that_left_is_forgotten() -> None:

@@ -56,6 +56,67 @@ def test_two_processes_write_the_same_bytes(
     assert summary["provenance"]["seed"] == 7
 
 
+MEMORY = {"size": "40GiB", "bandwidth": "20GB/s"}
+DRAFTS = {"method": "eagle", "num_speculative_tokens": 3, "acceptance": {"policy": "fixed", "rate": 0.6}}
+ROLES = ("kv_producer", "kv_producer", "kv_consumer", "kv_consumer")
+SCALED = {"policy": "queue", "options": {"target": 2}, "min_instances": 0, "start_up_delay": "2ms", "interval": "1ms"}
+TIERS = {
+    "prefix_storage": [{"tier": "cpu", "size": "64MiB", "eviction": "cost_aware"}, {"tier": "cxl", "size": "64MiB"}],
+    "prefix_sharing": "cluster",
+    "prefix_chunk_size": 16,
+    "preemption_mode": "swap",
+    "swap_space": "64MiB",
+}
+COMBINED: dict[str, dict[str, Any]] = {
+    "tiers, swapping, drafts, limits, clients": {
+        "serving": {**TIERS, "speculative_config": DRAFTS, "prefix_write": "back"},
+        "router": "prefix_aware",
+        "admission": {"max_waiting_per_instance": 2, "policy": "queue"},
+        "clients": {"max_concurrency": 30, "think_time": "1ms"},
+        "load_update_interval": "2ms",
+    },
+    "pulls, tiers, timeouts, autoscaling": {
+        "roles": ROLES,
+        "serving": TIERS,
+        "kv_transfer": {"mode": "pull", "proxy_latency": "100us"},
+        "timeouts": {"ttft": "40ms", "e2e": "200ms"},
+        "autoscaling": {**SCALED, "role": "kv_consumer"},
+        "decode_router": "power_of_two",
+    },
+    "layerwise pushes, priorities, random routing": {
+        "roles": ROLES,
+        "serving": {"scheduling_policy": "priority"},
+        "kv_transfer": {"mode": "push_layerwise"},
+        "timeouts": {"e2e": "100ms", "session": "end"},
+        "router": "random",
+        "decode_router": "expected_time",
+    },
+}
+
+
+@pytest.mark.parametrize("name", COMBINED)
+def test_two_processes_write_the_same_bytes_whatever_is_combined(
+    llmservingsim: Cli, write_config: Writer, tmp_path: Path, name: str
+) -> None:
+    combined = dict(COMBINED[name])
+    instance = {"model": "meta-llama/Llama-3.2-1B", "hardware": "H100", "num_gpu_blocks": 24, "max_num_seqs": 8}
+    roles = combined.pop("roles", ("kv_both",) * 3)
+    node = {"instances": [instance | {"kv_role": role} for role in roles], "cpu_memory": MEMORY}
+    network = {"topology": "Switch", "bandwidth": "5GB/s", "model": "flow"}
+    combined |= {"network": network, "timeseries_interval": "10ms"}
+    config = write_config({"nodes": [node], "cxl_memory": MEMORY, **combined})
+    arguments = ["--num-requests", 80, "--request-rate", 1500, "--num-prefixes", 3, "--prefix-length", 40]
+    arguments += ["--input-length", "uniform:1-90", "--output-length", "uniform:1-60", "--seed", 5]
+    trace = generate(llmservingsim, tmp_path / "trace.jsonl", *arguments)
+    seen = []
+    for hash_seed in ("1", "4242"):
+        folder = tmp_path / hash_seed
+        done = llmservingsim("run", config, "-w", trace, "-o", folder, "-q", PYTHONHASHSEED=hash_seed)
+        assert (done.code, done.out, done.err) == (0, "", "")
+        seen.append(outputs(folder))
+    assert seen[0] == seen[1]
+
+
 def test_another_seed_draws_another_trace(llmservingsim: Cli, tmp_path: Path) -> None:
     arguments = ["--num-requests", 20, "--lengths", "sharegpt"]
     first, second = (generate(llmservingsim, tmp_path / f"{s}.jsonl", *arguments, "--seed", s) for s in (0, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
 from llmservingsim.errors import PluginError
 from llmservingsim.serving.routing.protocol import InstanceView, RoutedRequest, Router
@@ -22,7 +23,7 @@ def choose(router: Router, spec: RequestSpec, instances: Sequence[InstanceView],
         PluginError: If the answer is no position in ``instances``.
     """
     position = router.route(RoutedRequest.of(spec), instances)
-    if position not in range(len(instances)):
+    if not isinstance(position, Integral) or position not in range(len(instances)):
         raise PluginError(
             f"router: {type(router).__name__!r} chose {position!r} for {purpose} {spec.request_id}; "
             f"expected a position from 0 to {len(instances) - 1}"

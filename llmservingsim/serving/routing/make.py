@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llmservingsim.errors import ConfigError
+import msgspec
+
+from llmservingsim.errors import ConfigError, PluginError
 from llmservingsim.plugins import find_plugin, make_plugin
 from llmservingsim.serving.routing.expected_time import ExpectedTimeRouter
 from llmservingsim.serving.routing.least_loaded import LeastKvRouter, LeastLoadedRouter
@@ -48,6 +50,8 @@ def make_router(stated: str | Mapping[str, Any], seed: int) -> Router:
         raise ConfigError(f"router: expected a name, or a section with the key 'policy', got {stated!r:.60}")
     kind = getattr(find_plugin("router", name, ROUTERS), "Options", None)
     arguments: tuple[Any, ...] = ()
+    if kind is not None and not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+        raise PluginError(f"router: 'Options' of {name!r} is {kind!r:.60}; expected a msgspec Struct")
     if kind is not None:
         if "seed" in kind.__struct_fields__:
             options.setdefault("seed", seed)

@@ -54,6 +54,7 @@ class Admission:
         self._tell_router = getattr(system.router, "finished", None) if self._is_routed else None
         if self._autoscaler is not None:
             self._autoscaler.num_held = self._num_held
+            self._autoscaler.first_held = self._first_held
         self._tell_aborted = getattr(system.router, "aborted", None) if self._is_routed else None
         self._ends_session = system.patience.ends_session
         self._deadlines = Deadlines(system.patience)
@@ -174,6 +175,11 @@ class Admission:
     def _num_held(self, model: str) -> int:
         """How many requests are held that instances of a model could serve."""
         return sum(len(pool.held) for asked, pool in self._pools.items() if asked in (None, model))
+
+    def _first_held(self, model: str) -> RequestSpec | None:
+        """The one of these that is held longest."""
+        held = [p.held for asked, p in self._pools.items() if asked in (None, model) and p.held]
+        return min((next(iter(specs.values())) for specs in held), key=lambda spec: spec.arrival_ns, default=None)
 
     def _pool(self, spec: RequestSpec) -> _Pool:
         if spec.model not in self._pools:

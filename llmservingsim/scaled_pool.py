@@ -22,6 +22,7 @@ from llmservingsim.errors import PluginError
 from llmservingsim.instance import Instance, Phase
 from llmservingsim.serving import Request
 from llmservingsim.serving.scaling import ScalingPolicy, ScalingView, ServedRequest
+from llmservingsim.workload import RequestSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +75,8 @@ class ScaledPool:
     Attributes:
         goal: How many shall be active or starting. It is more than that while the devices of those that are missing
             are still draining, else the same.
+        floor: So many of the instances, in their order, have to be up for one of them to fit the request that is held
+            longest; 0 if none is.
         due_ns: When the policy is asked next, in turn.
         planned_ns: When it wants to be asked, if ever.
         events: Decisions.
@@ -87,6 +90,7 @@ class ScaledPool:
         self.policy_name, self.role, self.limits = name, role, limits
         self.model = instances[0].model
         self.goal = limits.initial_instances
+        self.floor = 0
         self.due_ns = limits.interval_ns
         self.events: list[ScalingEvent] = []
         self.changes: list[PhaseChange] = []
@@ -133,6 +137,26 @@ class ScaledPool:
         is_planned = self.planned_ns is not None and self.planned_ns <= now_ns
         return now_ns == self.due_ns or is_planned or (has_grown and not self.num_up)
 
+    def make_room_for(self, spec: RequestSpec | None, now_ns: int) -> bool:
+        """Start as many instances as it takes for one that can hold a held request; return whether that is more.
+
+        Instances of a pool may be unlike, and no policy sees what a request needs.
+        """
+        self.floor = (
+            self._least_for(spec) if spec is not None and self.goal else 0
+        )  # from none to one the policy decides
+        if self.goal >= self.floor:
+            return False
+        self.events.append(
+            ScalingEvent(now_ns, self.goal, self.floor, "a request is held that fits no instance which is up")
+        )
+        self.goal = self.floor
+        return True
+
+    def _least_for(self, spec: RequestSpec) -> int:
+        able = (count for count, i in enumerate(self.instances, start=1) if i.engine.reject_reason(spec) is None)
+        return min(next(able, 0), self.limits.max_instances)
+
     def ask(self, now_ns: int) -> bool:
         """Ask the policy and set the goal; return whether it changed.
 
@@ -150,7 +174,7 @@ class ScaledPool:
                 f"autoscaling: {self.policy_name!r} asked for {asked!r:.60} instances of {self.model}; expected a "
                 "whole number of at least 0"
             )
-        wanted = min(max(int(asked), limits.min_instances), limits.max_instances)
+        wanted = min(max(int(asked), limits.min_instances, self.floor), limits.max_instances)
         self._asked.append((now_ns, wanted))
         while self._asked[0][0] < now_ns - limits.scale_down_delay_ns:
             self._asked.popleft()

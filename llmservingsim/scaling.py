@@ -47,6 +47,7 @@ class Autoscaler:
 
     Attributes:
         num_held: Tells how many requests of a model the router holds; the front end sets it.
+        first_held: Tells which of these is held longest, likewise.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Autoscaler:
     ) -> None:
         self.pools = tuple(pools)
         self.num_held: Callable[[str], int] = _nobody
+        self.first_held: Callable[[str], RequestSpec | None] = _none
         self._backend = backend
         self._transfers = transfers
         self._pool_of = {i.index: pool for pool in pools for i in pool.instances}
@@ -106,7 +108,9 @@ class Autoscaler:
         tickets = []
         was_asked = has_changed = False
         for pool in self.pools:
-            if pool.is_due(now_ns, self._held(pool)):
+            held = self._held(pool)
+            has_changed |= pool.make_room_for(self._first_held(pool) if held else None, now_ns)
+            if pool.is_due(now_ns, held):
                 was_asked = True
                 self._in_vain += now_ns != pool.due_ns or now_ns > self._seen_ns + pool.patience_ns
                 has_changed |= pool.ask(now_ns)
@@ -131,6 +135,11 @@ class Autoscaler:
         if pool.role == "kv_consumer":
             return self._transfers.num_held(pool.model) if self._transfers is not None else 0
         return self.num_held(pool.model)
+
+    def _first_held(self, pool: ScaledPool) -> RequestSpec | None:
+        if pool.role == "kv_consumer":
+            return self._transfers.first_held(pool.model) if self._transfers is not None else None
+        return self.first_held(pool.model)
 
     def _start(self, instance: Instance) -> Ticket:
         graph, duration_ns = self._starts[instance.index]
@@ -158,6 +167,11 @@ def _nobody(model: str) -> int:
     """No front end is there to hold a request."""
     del model
     return 0
+
+
+def _none(model: str) -> RequestSpec | None:
+    del model
+    return None
 
 
 def _start_up(instance: Instance) -> Graph:

@@ -171,6 +171,10 @@ class KvTransfers:
         """How many requests of a model wait for an active decode instance."""
         return sum(held.spec.model in (None, model) for held in self._held.values())
 
+    def first_held(self, model: str) -> RequestSpec | None:
+        """The one of these that waits longest."""
+        return next((held.spec for held in self._held.values() if held.spec.model in (None, model)), None)
+
     def finished(self, request: FinishedRequest) -> None:
         """Let the decode router hear of a request that ended, if it learns."""
         del self._going_on[request.request_id]

@@ -256,6 +256,19 @@ def test_a_policy_that_never_starts_an_instance_ends_the_run_with_who_waits(opti
     assert "0 active and 0 starting instances of at most 1" in str(caught.value)
 
 
+def test_a_request_that_fits_no_instance_which_runs_starts_one_that_it_fits() -> None:
+    """One instance of 4 blocks runs; 200 tokens fit the third alone. Two start in 25 ms; then they are given up."""
+    data = config(3, section(min_instances=1, initial_instances=1, max_instances=3))
+    for position, blocks in enumerate((5, 5, 1001)):
+        data["nodes"][0]["instances"][position]["num_gpu_blocks"] = blocks
+    run = Run(data, [RequestSpec(0, MS, 200, 4)])
+    result = run.execute()
+    (record,) = result.requests
+    assert (record.instance, record.first_token_ns) == (2, 1 * MS + 25 * MS + 1 * MS)
+    event = result.summary["autoscaling"]["events"][0]
+    assert (event["from"], event["to"], event["why"]) == (1, 3, "a request is held that fits no instance which is up")
+
+
 def test_hand_overs_that_no_decode_instance_will_take_are_named() -> None:
     sections = [section(role="kv_producer"), section(role="kv_consumer", min_instances=0) | own("Never")]
     with pytest.raises(DeadlockError, match=r"Request\(0.* waits for a decode instance to start"):

@@ -59,7 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "rehearsal",
         "transfer",
     },
-    "scaled_pool": {"serving", "instance"},
+    "scaled_pool": {"serving", "workload", "instance"},
     "scaling": RUN - {"report"} | {"instance", "transfer", "scaled_pool"},
     "defaults": {"config"},
     "stages": RUN - {"report"} | {"instance"},

@@ -212,7 +212,8 @@ class KvTiers:
             if request.num_preemptions == 0:
                 self.hit_tokens[part.store] += part.num_tokens
         if request.scheduled_ns < 0:
-            request.recalled = tuple((self.stores[part.store].tier, part.num_tokens) for part in hit.parts)
+            found = [part for part in hit.parts if part.store != SWAP_SPACE]
+            request.recalled = tuple((self.stores[part.store].tier, part.num_tokens) for part in found)
         self.reads.append(TierRead(request, hit.parts))
 
     def read_ended(self, read: TierRead) -> None:

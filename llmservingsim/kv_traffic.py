@@ -13,6 +13,7 @@ use them at that moment, other instances included.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -70,6 +71,11 @@ class TierSide(NamedTuple):
     bytes_per_token: tuple[int, ...]
     replicas: int
 
+    @property
+    def rank_bytes(self) -> list[int]:
+        """Bytes of a token on every rank, stage by stage."""
+        return [size for size, ranks in zip(self.bytes_per_token, self.stage_ranks, strict=True) for _ in ranks]
+
 
 class _Route(NamedTuple):
     """A registered graph and what a token puts on each of its nodes."""
@@ -112,7 +118,9 @@ class KvTraffic:
         self._line_end_ns: dict[int, int] = {}
         self._layerwise: dict[int, LayerwiseRecalls] = {}
         self._totals: dict[tuple[int, tuple[int, int]], tuple[int, float, list[int]]] = {}
+        self._stirred: set[int] = set()  # sides whose tiers have decided something since they were looked at
         for position, side in enumerate(sides):
+            side.tiers.decided = partial(self._stirred.add, position)
             side.instance.before_batch.append(self.before_batch)
             if side.tiers.options.recall == "layerwise":
                 self._layerwise[position] = _layerwise(side, backend)
@@ -149,10 +157,8 @@ class KvTraffic:
 
     def begin(self, now_ns: int) -> Iterable[Ticket]:
         """Submit everything that waits for nothing."""
-        for position, side in enumerate(self.sides):
-            tiers = side.tiers
-            if not tiers.reads and not tiers.writes:
-                continue
+        for position in sorted(self._stirred):
+            tiers = self.sides[position].tiers
             last = _NO_TICKET
             for write in tiers.writes:
                 ticket = self._write(position, write, now_ns)
@@ -161,6 +167,7 @@ class KvTraffic:
             for read in tiers.reads:
                 self._read(position, read, now_ns, last)
             tiers.reads = []
+        self._stirred.clear()
         begun, self._begun = self._begun, []
         return begun
 
@@ -199,7 +206,7 @@ class KvTraffic:
             )
         if position in self._layerwise:
             for store, tokens in self._layerwise[position].tokens_from.items():
-                key, per_token = (self._tier_name(position, store), "read"), sum(self._rank_bytes(position))
+                key, per_token = (self._tier_name(position, store), "read"), sum(self.sides[position].rank_bytes)
                 before = found.get(key, TierAccess(0, 0, ()))
                 found[key] = TierAccess(before.tokens + tokens, before.num_bytes + tokens * per_token, before.times_ns)
         return found
@@ -212,11 +219,6 @@ class KvTraffic:
                     yield self._place(self.sides[position], store), is_store, round(moved)
         for layerwise in self._layerwise.values():
             yield from layerwise.moved_bytes()
-
-    def _rank_bytes(self, position: int) -> list[int]:
-        """Bytes of a token on every rank."""
-        side = self.sides[position]
-        return [size for size, ranks in zip(side.bytes_per_token, side.stage_ranks, strict=True) for _ in ranks]
 
     def _count(self, part: _Part, now_ns: int) -> None:
         """Add up what ended; what stood in line began when the batch or the part before it had ended."""
@@ -280,7 +282,7 @@ class KvTraffic:
     def _register_remote(self, side: TierSide, store: int, here: int) -> _Route:
         """A rank beside the memory loads everything and sends each rank its part."""
         ranks = [rank for stage in side.stage_ranks for rank in stage]
-        sizes = [size for size, stage in zip(side.bytes_per_token, side.stage_ranks, strict=True) for _ in stage]
+        sizes = side.rank_bytes
         nodes = [_access(self._place(side, store), 0, is_store=False)]
         for tag, rank in enumerate(ranks):
             nodes.append(Node("kv.send", NodeType.COMM_SEND, 0, size_bytes=1, peer=rank, tag=tag, data_deps=(0,)))

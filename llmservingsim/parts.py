@@ -255,10 +255,9 @@ class Parts:
     def _stage_memory(self, stage: int) -> tuple[int, int]:
         """Bytes of the weights, and of a KV block, on one device of a stage."""
         weights, per_token = self._drafter_bytes()
+        weights += self._residency.weight_bytes(self.model, self.layout, stage)
         per_token += self._residency.kv_layers(self.model, self.layout, stage) * self._token_bytes()
-        return weights + self._residency.weight_bytes(
-            self.model, self.layout, stage
-        ), self.serving.block_size * per_token
+        return weights, self.serving.block_size * per_token
 
     def _drafter_bytes(self) -> tuple[int, int]:
         """Bytes of a drafter's weights on one device, and of what it keeps there per token."""

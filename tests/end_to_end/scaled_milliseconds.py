@@ -3,25 +3,11 @@
 from typing import Any, ClassVar
 
 from llmservingsim.serving.scaling import ScalingView
-from llmservingsim.shapes import BatchShape
 from llmservingsim.workload import RequestSpec
 
 MS = 1_000_000
 MODEL = "meta-llama/Llama-3.2-1B"
 LARGER = "meta-llama/Llama-3.2-3B"
-
-
-class Millisecond:
-    """Latencies by which every iteration takes 1 ms."""
-
-    def __init__(self, *parts: object) -> None:
-        pass
-
-    def latency_ns(self, operator: str, shape: BatchShape) -> int:
-        return MS if operator == "embedding" else 0
-
-    def provenance(self) -> dict[str, object]:
-        return {"source": "made up"}
 
 
 class Never:
@@ -58,7 +44,7 @@ def config(instances: int, scaling: Any, roles: list[str] | None = None, **keys:
         {"model": MODEL, "hardware": "H100", "kv_role": role, "num_gpu_blocks": 1001}
         for role in roles or ["kv_both"] * instances
     ]
-    serving = {"latency": {"source": "scaled_milliseconds:Millisecond"}, "max_num_seqs": 1, "async_scheduling": False}
+    serving = {"latency": {"source": "constant_latency:Constant"}, "max_num_seqs": 1, "async_scheduling": False}
     network = {"topology": "Switch", "bandwidth": "1GB/s", "latency": "500ns"}
     as_prefilled = {"first_token": "prefill", "get_finished": "at_end"}
     own = {"serving": serving, "network": network, "autoscaling": scaling, "kv_transfer": as_prefilled}

@@ -14,29 +14,15 @@ from llmservingsim import Run, simulate
 from llmservingsim.errors import ConfigError, WorkloadError
 from llmservingsim.report import RequestRecord
 from llmservingsim.serving.routing import FinishedRequest, InstanceView, RoutedRequest
-from llmservingsim.shapes import BatchShape
 from llmservingsim.workload import RequestSpec, Session, read_jsonl
 
 MS = 1_000_000
 
 
-class Millisecond:
-    """Latencies by which every iteration takes 1 ms."""
-
-    def __init__(self, *parts: object) -> None:
-        pass
-
-    def latency_ns(self, operator: str, shape: BatchShape) -> int:
-        return MS if operator == "embedding" else 0
-
-    def provenance(self) -> dict[str, object]:
-        return {"source": "made up"}
-
-
 def config(*roles: str, serving: dict[str, object] | None = None, **keys: Any) -> dict[str, Any]:
     instance = {"model": "meta-llama/Llama-3.2-1B", "hardware": "H100"}
     options = {
-        "latency": {"source": f"{__name__}:Millisecond"},
+        "latency": {"source": "constant_latency:Constant"},
         "enforce_eager": True,
         "async_scheduling": False,
         "num_gpu_blocks": 1001,

@@ -9,24 +9,10 @@ from llmservingsim import Run
 from llmservingsim.errors import ConfigError, DeadlockError, PluginError
 from llmservingsim.serving.request import Request
 from llmservingsim.serving.scheduler import VllmScheduler
-from llmservingsim.shapes import BatchShape
 from llmservingsim.workload import RequestSpec
 
 ANSWERS: list[Any] = [None]
 """What the classes below answer."""
-
-
-class Millisecond:
-    """Latencies by which every iteration takes 1 ms."""
-
-    def __init__(self, *parts: object) -> None:
-        pass
-
-    def latency_ns(self, operator: str, shape: BatchShape) -> int:
-        return 1_000_000 if operator == "embedding" else 0
-
-    def provenance(self) -> dict[str, object]:
-        return {"source": "made up"}
 
 
 class AnyRouter:
@@ -84,7 +70,7 @@ def config(*roles: str, serving: dict[str, Any] | None = None, **keys: Any) -> d
     instance = {"model": "meta-llama/Llama-3.2-1B", "hardware": "H100", "num_gpu_blocks": 20}
     return {
         "nodes": [{"instances": [instance | {"kv_role": role} for role in roles or ("kv_both", "kv_both")]}],
-        "serving": {"latency": {"source": f"{__name__}:Millisecond"}, "enforce_eager": True} | (serving or {}),
+        "serving": {"latency": {"source": "constant_latency:Constant"}, "enforce_eager": True} | (serving or {}),
         "network": {"topology": "Switch"},
         **keys,
     }

@@ -6,30 +6,16 @@ import pytest
 
 from llmservingsim import Run, simulate
 from llmservingsim.errors import ConfigError
-from llmservingsim.shapes import BatchShape
 from llmservingsim.workload import RequestSpec
 
 MS = 1_000_000
-
-
-class Millisecond:
-    """Latencies by which every iteration takes 1 ms."""
-
-    def __init__(self, *parts: object) -> None:
-        pass
-
-    def latency_ns(self, operator: str, shape: BatchShape) -> int:
-        return MS if operator == "embedding" else 0
-
-    def provenance(self) -> dict[str, object]:
-        return {"source": "made up"}
 
 
 def config(**keys: Any) -> dict[str, Any]:
     return {
         "nodes": [{"instances": [{"model": "meta-llama/Llama-3.2-1B", "hardware": "H100", "num_gpu_blocks": 1001}]}],
         "serving": {
-            "latency": {"source": f"{__name__}:Millisecond"},
+            "latency": {"source": "constant_latency:Constant"},
             "enforce_eager": True,
             "async_scheduling": False,
         },

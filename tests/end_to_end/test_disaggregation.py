@@ -13,24 +13,10 @@ from hypothesis import strategies as st
 
 from llmservingsim import Run
 from llmservingsim.errors import ConfigError
-from llmservingsim.shapes import BatchShape
 from llmservingsim.workload import RequestSpec
 
 MS = 1_000_000
 KV_BYTES = 32_768
-
-
-class Millisecond:
-    """Latencies by which every iteration takes 1 ms."""
-
-    def __init__(self, *parts: object) -> None:
-        pass
-
-    def latency_ns(self, operator: str, shape: BatchShape) -> int:
-        return MS if operator == "embedding" else 0
-
-    def provenance(self) -> dict[str, object]:
-        return {"source": "made up"}
 
 
 def instance(role: str, **options: object) -> dict[str, Any]:
@@ -41,7 +27,7 @@ def config(*instances: dict[str, Any], **network: object) -> dict[str, Any]:
     return {
         "nodes": [{"instances": list(instances)}],
         "network": {"topology": "Switch", "bandwidth": "1GB/s", "latency": "500ns", **network},
-        "serving": {"latency": {"source": f"{__name__}:Millisecond"}, "enforce_eager": True},
+        "serving": {"latency": {"source": "constant_latency:Constant"}, "enforce_eager": True},
         "kv_transfer": {"first_token": "prefill", "get_finished": "at_end"},
     }
 

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from llmservingsim import simulate
-from llmservingsim.shapes import BatchShape
 from llmservingsim.workload import (
     ArrivalSpec,
     FixedLength,
@@ -26,21 +25,8 @@ SMALL, LARGER = "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.2-3B"
 Clusters = Callable[..., dict[str, Any]]
 
 
-class Millisecond:
-    """Latencies by which every iteration takes 1 ms."""
-
-    def __init__(self, *parts: object) -> None:
-        pass
-
-    def latency_ns(self, operator: str, shape: BatchShape) -> int:
-        return MS if operator == "embedding" else 0
-
-    def provenance(self) -> dict[str, object]:
-        return {"source": "made up"}
-
-
 def config(**serving: Any) -> dict[str, Any]:
-    options = {"latency": {"source": f"{__name__}:Millisecond"}, "enforce_eager": True, "async_scheduling": False}
+    options = {"latency": {"source": "constant_latency:Constant"}, "enforce_eager": True, "async_scheduling": False}
     return {
         "nodes": [{"instances": [{"model": SMALL, "hardware": "H100", "num_gpu_blocks": 1001}]}],
         "serving": options | serving,

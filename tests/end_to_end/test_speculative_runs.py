@@ -22,24 +22,11 @@ LOAD = GeneratorSpec(
 )
 
 
-class Millisecond:
-    """Latencies by which every forward step takes 1 ms."""
-
-    def __init__(self, *parts: object) -> None:
-        pass
-
-    def latency_ns(self, operator: str, shape: object) -> int:
-        return 1_000_000 if operator == "embedding" else 0
-
-    def provenance(self) -> dict[str, object]:
-        return {"source": "made up"}
-
-
 def instance(role: str = "kv_both", **options: object) -> dict[str, Any]:
     return {"model": MODEL, "hardware": "H100", "kv_role": role, "num_gpu_blocks": 1001, **options}
 
 
-def run_of(*instances: dict[str, Any], source: str | None = f"{__name__}:Millisecond", **keys: Any) -> dict[str, Any]:
+def run_of(*instances: dict[str, Any], source: str | None = "constant_latency:Constant", **keys: Any) -> dict[str, Any]:
     serving = {"enforce_eager": True} | ({"latency": {"source": source}} if source else {})
     return {"nodes": [{"instances": list(instances)}], "serving": serving, **keys}
 

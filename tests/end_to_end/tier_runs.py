@@ -6,6 +6,8 @@ is 500 ns per token. Blocks hold 16 tokens, chunks 32. The pool has 6 usable blo
 
 from typing import Any
 
+from constant_latency import PerToken
+
 from llmservingsim import Run
 from llmservingsim.report import RequestRecord
 from llmservingsim.shapes import BatchShape
@@ -18,19 +20,6 @@ CPU = {"size": "1GiB", "bandwidth": "65.536GB/s"}
 STORAGE = {"size": "1GiB", "bandwidth": "16.384GB/s"}  # 2,000 ns per token
 
 
-class PerToken:
-    """Latencies by which a token takes a microsecond."""
-
-    def __init__(self, *parts: object) -> None:
-        pass
-
-    def latency_ns(self, operator: str, shape: BatchShape) -> int:
-        return US * shape.num_tokens if operator == "embedding" else 0
-
-    def provenance(self) -> dict[str, object]:
-        return {"source": "made up"}
-
-
 class PerBlock(PerToken):
     """Latencies by which the attention of a block takes 3 us, and nothing else any time."""
 
@@ -41,7 +30,7 @@ class PerBlock(PerToken):
 def config(*node_sizes: int, serving: dict[str, Any] | None = None, **run: object) -> dict[str, Any]:
     instance = {"model": "meta-llama/Llama-3.2-1B", "hardware": "H100"}
     options = {
-        "latency": {"source": f"{__name__}:PerToken"},
+        "latency": {"source": "constant_latency:PerToken"},
         "enforce_eager": True,
         "num_gpu_blocks": 7,
         "async_scheduling": False,

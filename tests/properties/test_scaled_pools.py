@@ -10,24 +10,10 @@ from hypothesis import strategies as st
 from llmservingsim import Run
 from llmservingsim.instance import Execution, Instance
 from llmservingsim.serving.scaling import ScalingView
-from llmservingsim.shapes import BatchShape
 from llmservingsim.workload import RequestSpec, Session
 
 MS = 1_000_000
 MODEL = "meta-llama/Llama-3.2-1B"
-
-
-class Millisecond:
-    """Latencies by which every iteration takes 1 ms."""
-
-    def __init__(self, *parts: object) -> None:
-        pass
-
-    def latency_ns(self, operator: str, shape: BatchShape) -> int:
-        return MS if operator == "embedding" else 0
-
-    def provenance(self) -> dict[str, object]:
-        return {"source": "made up"}
 
 
 class Whims:
@@ -125,7 +111,7 @@ def check_pools(run: Run) -> None:
 def listed(roles: list[str], section: Any, **keys: Any) -> dict[str, Any]:
     instances = [{"model": MODEL, "hardware": "H100", "kv_role": role, "num_gpu_blocks": 14} for role in roles]
     network = {"topology": "Switch", "bandwidth": "5GB/s", "latency": "500ns", "model": "flow"}
-    serving = {"latency": {"source": f"{__name__}:Millisecond"}, "enforce_eager": True, "max_num_seqs": 3}
+    serving = {"latency": {"source": "constant_latency:Constant"}, "enforce_eager": True, "max_num_seqs": 3}
     return {
         "nodes": [{"instances": instances}],
         "serving": serving,

@@ -138,6 +138,7 @@ class KvTiers:
 
     Attributes:
         reads, writes: Decided and not yet taken.
+        decided: Called when there are more of them.
         hit_tokens: Prompt tokens found at first admissions, per store.
         refused_tokens: Not written because nothing there could go.
     """
@@ -156,6 +157,7 @@ class KvTiers:
         self.targets = tuple(targets)
         self.reads: list[TierRead] = []
         self.writes: list[TierWrite] = []
+        self.decided: Callable[[], None] = _nobody
         self.hit_tokens = [0] * len(stores)
         self.refused_tokens = 0
         self.swap = options.swap
@@ -215,6 +217,7 @@ class KvTiers:
             found = [part for part in hit.parts if part.store != SWAP_SPACE]
             request.recalled = tuple((self.stores[part.store].tier, part.num_tokens) for part in found)
         self.reads.append(TierRead(request, hit.parts))
+        self.decided()
 
     def read_ended(self, read: TierRead) -> None:
         """A hit has come up; what came from a lower tier goes to those above, if they have room."""
@@ -236,6 +239,7 @@ class KvTiers:
         tokens = request.num_computed_tokens
         if self.swap is not None and tokens and self.swap.keep(request, tokens):
             self.writes.append(TierWrite(DEVICE, SWAP_SPACE, (), tokens, is_urgent=True))
+            self.decided()
 
     def forget(self, request: Request) -> None:
         """A request needs what was swapped out of it no more."""
@@ -338,6 +342,7 @@ class KvTiers:
             keys = tuple(chunk.key for chunk in sent)
             tokens = sum(chunk.num_tokens for chunk in sent)
             self.writes.append(TierWrite(source, target, keys, tokens, tuple(held), is_urgent))
+            self.decided()
 
     def _demote(self, target: int, evicted: Sequence[StoredChunk]) -> None:
         """Send what a tier evicts to the next one."""
@@ -355,6 +360,10 @@ class KvTiers:
     def _chunk(self, key: BlockHash, parent: BlockHash, num_blocks: int, first_block: int) -> StoredChunk:
         tokens, context = num_blocks * self._block_size, first_block * self._block_size
         return StoredChunk(key, parent, tokens, context, self._recompute_flops(tokens, context))
+
+
+def _nobody() -> None:
+    """Nobody waits to hear what was decided."""
 
 
 def _copy(chunk: StoredChunk) -> StoredChunk:

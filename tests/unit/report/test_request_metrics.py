@@ -19,21 +19,8 @@ MODEL, OTHER = "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.1-8B"
 BASE = {"model": MODEL, "hardware": "H100", "num_gpu_blocks": 101}
 
 
-class Millisecond:
-    """An iteration of 16 blocks takes a millisecond."""
-
-    def __init__(self, *parts: object) -> None:
-        pass
-
-    def latency_ns(self, operator: str, shape: object) -> int:
-        return MS if operator == "embedding" else 0
-
-    def provenance(self) -> dict[str, object]:
-        return {"source": "made up"}
-
-
 def config(*instances: dict[str, Any], **keys: Any) -> dict[str, Any]:
-    serving = {"latency": {"source": f"{__name__}:Millisecond"}, "async_scheduling": False, "enforce_eager": True}
+    serving = {"latency": {"source": "constant_latency:Constant"}, "async_scheduling": False, "enforce_eager": True}
     network = {"topology": "Switch", "bandwidth": "1GB/s", "latency": "500ns"}
     listed = [BASE | own for own in instances or ({},)]
     return {"nodes": [{"instances": listed}], "serving": serving, "network": network, **keys}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
+from llmservingsim.activity import ActivityLog
 from llmservingsim.backend import Backend, GraphId, Ticket
 from llmservingsim.errors import SimulationError
 from llmservingsim.model import CapacityReport
@@ -168,6 +169,7 @@ class Instance:
         successor: Who goes on with its requests after their first token; None where it decodes them itself.
         follower: Follows its batches, if set.
         builders: One per pipeline stage.
+        activity: What its devices executed, one log per pipeline stage.
         before_batch: Each submits what has to happen between the batch before, given by its ticket, and the one that
             begins, and returns the ticket that this one has to follow.
         variant: Returns another graph and its builder for a batch that needs one, if set.
@@ -189,6 +191,7 @@ class Instance:
         self.builder = builder
         self.builders: Sequence[GraphBuilder] = (builder,)
         self.ranks = builder.ranks
+        self.activity: Sequence[ActivityLog] = ()
         self.memory = memory
         self.hardware = ""
         self.role: Role = "both"
@@ -274,7 +277,7 @@ class Instance:
             for prepare in self.before_batch:
                 self._last = prepare(self, self._last)
             after = self._last
-            builder = self._submit(batch)
+            builder = self._submit(batch, now_ns)
             tickets.append(self._last)
             if self.follower is not None:
                 self.follower.formed(self, batch)
@@ -283,7 +286,7 @@ class Instance:
                 self.listener.submitted(self._execution(batch)._replace(builder=builder), now_ns)
         return tickets
 
-    def _submit(self, batch: Batch) -> GraphBuilder:
+    def _submit(self, batch: Batch, now_ns: int) -> GraphBuilder:
         """Hand a batch to the backend; return what made its graph."""
         assert self._graph is not None, "a group and a pipeline submit graphs of their own"
         other = self.variant(batch) if self.variant is not None else None
@@ -296,11 +299,13 @@ class Instance:
             raise SimulationError(f"instance {self.index}, iteration {batch.index}: {error}") from error
         if sizes is not None:
             self.collective_bytes += builder.count_moved(sizes)
+        self.activity[0].submitted(builder.template, (durations, sizes), batch.shape, now_ns)
         return builder
 
     def complete(self, ticket: Ticket, now_ns: int) -> Iterable[tuple[Instance, Outcome]]:
         """Apply the oldest batch in flight, which has just ended."""
         del ticket
+        self.activity[0].ended(now_ns)
         if self.follower is not None:
             self.follower.ended(self, 0, now_ns)
         ended = self.apply(now_ns)

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from llmservingsim.activity import ActivityLog
 from llmservingsim.backend import Backend
 from llmservingsim.config import InstanceSpec
 from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec, find_accelerator, find_model
@@ -145,6 +146,8 @@ class Parts:
             made = Instance(node, self.model.name, engine, builders[0], backend, memory)
         made.ranks = tuple(ranks)
         made.builders = tuple(builders)
+        stage = len(ranks) // len(builders)
+        made.activity = [ActivityLog(ranks[k * stage : (k + 1) * stage]) for k in range(len(builders))]
         made.hardware = self.accelerator.name
         return made
 

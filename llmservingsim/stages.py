@@ -89,6 +89,10 @@ class _Rounds:
             stage.builder.count_moved(sizes)
             for member, nodes in zip(self._members, stage.first_rank_nodes, strict=True):
                 member.collective_bytes += int(sizes[nodes].sum())
+        for member, batch, shape in zip(self._members, started.batches, started.shapes, strict=True):
+            log = member.activity[stage.builder.stage]
+            own = shape if batch is not None else None
+            log.submitted(stage.builder.template, (durations, sizes), own, now_ns)
         self._tell_followers(stage, started, now_ns, after)
         if (listener := self._members[0].listener) is not None:
             listener.submitted(self._execution(stage, started), now_ns)
@@ -97,6 +101,7 @@ class _Rounds:
     def ended(self, stage: _Stage, left: Round, now_ns: int) -> None:
         """A round has left a stage."""
         for member in self._members:
+            member.activity[stage.builder.stage].ended(now_ns)
             if member.follower is not None:
                 member.follower.ended(member, stage.builder.stage, now_ns)
         if (listener := self._members[0].listener) is not None:

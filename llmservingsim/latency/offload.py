@@ -14,8 +14,8 @@ class OffloadDevice(LatencySource, Protocol):
     """Times operators on a device that holds the data they read.
 
     Decode attention runs where keys and values lie. The device has *groups* of channels that work at the same time; the
-    keys and values of a request lie in one of them, so a group computes its requests one after another. A device without
-    channels has one group.
+    keys and values of a request lie in one of them, so a group computes its requests one after another. A device
+    without channels has one group.
 
     `LatencySource.latency_ns` times the other operators, whose weights are spread over all channels.
     """

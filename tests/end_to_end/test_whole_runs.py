@@ -168,13 +168,21 @@ def test_the_same_deadlock_in_a_process_of_its_own(
     assert "Traceback" not in done.err
 
 
-def test_the_first_result_comes_within_two_seconds(llmservingsim: Cli, tmp_path: Path) -> None:
-    """What `make run` runs: a trace of 300 requests is generated, then simulated on one H100. Measured: 0.9 CPU s."""
+def test_the_first_result_comes_within_two_seconds(python: Cli, llmservingsim: Cli, tmp_path: Path) -> None:
+    """What `make run` runs: a trace of 300 requests is generated, then simulated on one H100.
+
+    Measured 1.3 CPU s where starting Python with the libraries alone takes 0.2 s, 6.4 times as long. A slow or busy
+    core slows both, so the limit of two seconds is counted in such starts; best of three, because the load changes.
+    """
     trace = tmp_path / "trace.jsonl"
     arguments = ["--lengths", "sharegpt", "--num-requests", 300, "--arrival", "poisson", "--request-rate", 10]
     config = Path(__file__).parents[2] / "inputs" / "clusters" / "h100-llama-8b.yaml"
-    made = llmservingsim("workload", "generate", "-o", trace, *arguments)
-    done = llmservingsim("run", config, "--workload", trace, "--output", tmp_path / "out")
-    assert (made.code, done.code, done.err) == (0, 0, "")
-    assert "300 finished, 0 rejected" in done.out
-    assert made.cpu_s + done.cpu_s <= 2.0
+    ratios = []
+    for _ in range(3):
+        start = python("-c", "import msgspec, numpy, rich.table, typer")
+        made = llmservingsim("workload", "generate", "-o", trace, *arguments)
+        done = llmservingsim("run", config, "--workload", trace, "--output", tmp_path / "out")
+        assert (start.code, made.code, done.code, done.err) == (0, 0, 0, "")
+        assert "300 finished, 0 rejected" in done.out
+        ratios.append((made.cpu_s + done.cpu_s) / start.cpu_s)
+    assert min(ratios) <= 10

@@ -13,7 +13,7 @@ PACKAGE = REPOSITORY / "llmservingsim"
 EVERYONE = {"errors", "units", "strict", "shapes", "graph", "plugins"}
 """Small modules of travelling types that every room may import; among themselves, only what ``MAY_IMPORT`` says."""
 
-RUN = {"workload", "serving", "trace", "backend", "power", "report", "latency", "model", "config"}
+RUN = {"activity", "workload", "serving", "trace", "backend", "power", "report", "latency", "model", "config"}
 """The rooms of one run."""
 
 # A room may import itself, everyone's modules and what stands beside its name; a type-checking import counts.
@@ -36,8 +36,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "trace.chakra": set(),
     "backend": {"config"},
     "backend.astra_files": {"config", "backend", "trace.chakra"},  # a system file may name traces
-    "power": {"config", "model"},
-    "report": {"config", "serving", "trace", "workload", "instance", "transfer", "kv_traffic", "scaled_pool"},
+    "activity": set(),
+    "power": {"config", "model", "activity"},
+    "report": {
+        "config",
+        "power",
+        "activity",
+        "serving",
+        "trace",
+        "workload",
+        "instance",
+        "transfer",
+        "kv_traffic",
+        "scaled_pool",
+    },
     # one run, put together
     "instance": RUN - {"report"},
     "owner": RUN - {"report"} | {"instance"},

@@ -150,7 +150,7 @@ def cpu_s() -> Callable[[Callable[[], object]], float]:
     def measure(call: Callable[[], object]) -> float:
         before = spend(yardstick)
         spent = spend(call)
-        return spent / max(1.0, (before + spend(yardstick)) / 2 / YARDSTICK_S)
+        return spent / max(1.0, min(before, spend(yardstick)) / YARDSTICK_S)
 
     return measure
 

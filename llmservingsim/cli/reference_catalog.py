@@ -36,7 +36,7 @@ def catalog_page(notice: str) -> str:
     parts.append(table(columns, [_efficiency_row(a) for a in accelerators]))
     parts.append(
         "### Power and price\n\nWatts and US dollars of one device. Most are assumptions, and prices change from month "
-        "to month: state your own where they matter. A device stays in standby for the seconds in brackets after work.\n"
+        "to month: state your own where they matter. After work a device is in standby for the seconds in brackets.\n"
     )
     parts.append(table(_POWER_COLUMNS, [_power_row(a) for a in accelerators]))
     parts.append("### Sources\n")

@@ -345,7 +345,7 @@ class Parts:
     def _operator_table(self, libraries: Libraries, model: ModelSpec, layout: ParallelLayout) -> LatencySource:
         """Read the table of the instance's model."""
         spec = self.serving.latency.table
-        if spec is None or model is not self.model:
+        if spec is None or model != self.model:
             raise ConfigError("latency_source: a table times the model alone; expected 'roofline' or 'bundle' here")
         if spec.tensor_parallel_size != layout.tp:
             raise ConfigError(

@@ -12,6 +12,7 @@ from llmservingsim.errors import UserError
 from llmservingsim.workload import ArrivalSpec, FixedLength, GeneratorSpec
 
 MODEL = "meta-llama/Llama-3.2-1B"
+ROOT = Path(__file__).parents[2]
 LAYERS = 16
 BLOCK = ("layernorm", "qkv_proj", "rotary_emb", "attention", "o_proj", "gate_up_proj", "act_fn", "down_proj")
 AROUND = ("embedding", "final_layernorm", "lm_head", "sampler")
@@ -86,6 +87,15 @@ def test_a_drafter_is_not_timed_by_the_table_of_its_model(tmp_path: Path) -> Non
     with pytest.raises(UserError, match=r"speculative_config.*a table times the model alone"):
         run({"path": path}, speculative_config=drafts)
     run({"path": path}, speculative_config=drafts | {"latency_source": "roofline"})
+
+
+def test_the_example_is_what_its_script_writes_and_has_the_cycles_of_a_sum_by_hand(tmp_path: Path, python: Any) -> None:
+    """q of one token: 16 x 16 tiles on 8 arrays, each 2 * 128 + 128 + 1 - 2 cycles."""
+    done = python(ROOT / "scripts" / "systolic_latency_table.py", MODEL, tmp_path / "out.csv")
+    assert (done.code, done.err) == (0, "")
+    text = (tmp_path / "out.csv").read_text()
+    assert text == (ROOT / "inputs" / "latency" / "systolic-128.csv").read_text()
+    assert f"q,1,1,,{32 * 383}\n" in text
 
 
 def test_the_path_is_relative_to_the_run_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

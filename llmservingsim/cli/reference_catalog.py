@@ -32,7 +32,7 @@ def catalog_page(notice: str) -> str:
     parts.append(
         "### Efficiencies\n\nShares of the peak that the roofline assumes; a profile bundle makes them unnecessary.\n"
     )
-    columns = ("name", "gemm", "memory", "attention", "link", "kernel floor", "reason")
+    columns = ("name", "gemm", "memory", "attention", "link", "kernel floor", "array", "reason")
     parts.append(table(columns, [_efficiency_row(a) for a in accelerators]))
     parts.append(
         "### Power and price\n\nWatts and US dollars of one device. Most are assumptions, and prices change from month "
@@ -95,7 +95,8 @@ def _accelerator_row(entry: AcceleratorSpec) -> tuple[str, ...]:
 def _efficiency_row(entry: AcceleratorSpec) -> tuple[str, ...]:
     share = entry.efficiency
     shares = (str(value) for value in (share.gemm, share.memory, share.attention, share.link))
-    return entry.name, *shares, f"{entry.kernel_launch_ns:,} ns", share.reason
+    array = " x ".join(map(str, entry.array_dims or "-"))
+    return entry.name, *shares, f"{entry.kernel_launch_ns:,} ns", array, share.reason
 
 
 def _power_row(entry: AcceleratorSpec) -> tuple[str, ...]:

@@ -119,7 +119,7 @@ def test_an_access_larger_than_its_device_is_refused_when_it_is_submitted() -> N
 @pytest.mark.parametrize(
     ("level", "message"),
     [
-        (devices(discipline="lifo"), "memory: cxl discipline 'lifo' is not one of fifo, shared"),
+        (devices(discipline="lifo"), "memory: cxl discipline 'lifo' is not one of fifo, flow, shared"),
         (devices(discipline="shared", channels=2), "memory: cxl channels is for discipline fifo"),
         (devices(endpoints=[4]), "memory: cxl endpoint 4 is not below 4"),
         (devices(endpoints=[0, 1]), "memory: cxl endpoints must name one device of the network per memory device (1)"),

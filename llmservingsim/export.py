@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from llmservingsim.backend import NetworkModel
+from llmservingsim.backend import MemoryModel, NetworkModel
 from llmservingsim.backend.astra_files import CHAKRA_DIALECTS, write_memory, write_network, write_system
 from llmservingsim.errors import ConfigError
 from llmservingsim.instance import Execution
@@ -63,7 +63,7 @@ class TraceExporter:
         directory.mkdir(parents=True, exist_ok=True)
         write_network(directory / "network.yml", network)
         write_system(directory / "system.json", system.system)
-        write_memory(directory / "memory.json", system.memories.model, ranks, system.system.dialect)
+        write_memory(directory / "memory.json", _memory_of(system), ranks, system.system.dialect)
         for instance in system.instances:
             instance.listener = self
 
@@ -103,6 +103,17 @@ class TraceExporter:
         folder = f"instance{'s' if len(execution.instances) > 1 else ''}{'-'.join(map(str, execution.instances))}"
         stage = f".stage{builder.stage}" if builder.layout.pp > 1 else ""
         return self._directory / folder / f"iteration_{execution.number:05d}{stage}"
+
+
+def _memory_of(system: System) -> MemoryModel:
+    """The memories as every instance, and every stage, sees them that is a system of its own."""
+    first, *others = [system.memories.model_of(builder.ranks) for builder in system.builders]
+    if any(other != first for other in others):
+        raise ConfigError(
+            "--emit-traces: the instances or stages reach a memory over links that differ; one memory.json cannot say "
+            "it of all; export one at a time"
+        )
+    return first
 
 
 def _network_of(network: NetworkModel, ranks: int) -> NetworkModel:

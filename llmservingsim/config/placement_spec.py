@@ -14,12 +14,14 @@ from llmservingsim.errors import nearest
 NPU = "npu"
 """The memory of the accelerators themselves."""
 
-_MEMORY = re.compile(r"npu|cpu|storage|cxl(:\d{1,6})?")
+_MEMORY = re.compile(r"npu|cpu|storage|cxl(:[\d ,-]{1,200})?")
 _RANGE = re.compile(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?")
 
 
 class PlacementRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where something lies: ``npu``, ``cpu``, ``cxl`` (striped over the pool), ``cxl:<i>`` or ``storage``.
+    """Where something lies: ``npu``, ``cpu``, ``storage`` or the pool.
+
+    ``cxl:<i>`` is a device of the pool, ``cxl:0-3`` the interleaved devices 0 to 3, ``cxl`` all of them.
 
     What a rule leaves out, a more general one says: a layer's rule comes before that of its block, and that before the
     default, which is ``npu``.

@@ -53,9 +53,9 @@ struct MemoryLevel {
   // fifo; shared: all accesses of a device have equal shares of its bandwidth; or flow: they are flows over `links` and
   // devices, max-min fair.
   std::string discipline = "fifo";
-  std::int64_t channels = 1;        // fifo: per device, each with its part of the bandwidth, one access at a time
-  double write_bandwidth = 0;       // of stores; 0: as `bandwidth`
-  Bytes capacity_bytes = 0;         // of a device; 0: not stated
+  std::int64_t channels = 1;   // fifo: per device, each with its part of the bandwidth, one access at a time
+  double write_bandwidth = 0;  // of stores; 0: as `bandwidth`
+  Bytes capacity_bytes = 0;    // of a device; 0: not stated
   // Per device, the device of the network to which it is attached: accesses are messages to or from there. Empty: they
   // do not use the network.
   std::vector<Rank> endpoints = {};

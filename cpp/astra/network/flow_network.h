@@ -11,8 +11,8 @@
 
 namespace astra {
 
-// A message is a flow over its route (`MaxMinFlows`). Messages of one channel between the same two go one after another,
-// as on a connection of NCCL.
+// A message is a flow over its route (`MaxMinFlows`). Messages of one channel between the same two go one after
+// another, as on a connection of NCCL.
 class FlowNetwork final : public RoutedNetwork, public EventTarget {
  public:
   FlowNetwork(std::unique_ptr<Topology> topology, EventQueue& events);

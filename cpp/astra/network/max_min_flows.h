@@ -21,9 +21,9 @@ struct Spread {
 
 // A flow runs over all links of its route at once, at one rate. Rates are max-min fair: none can grow without making
 // that of a slower or equally fast flow smaller (Bertsekas and Gallager, Data Networks, 6.5.2). They change when flows
-// start and end, and only for flows that share links with those, directly or through others. What starts and ends at one
-// instant takes effect together. A flow leaves its links at the nanosecond in which its last byte does, and arrives the
-// latency of its route later.
+// start and end, and only for flows that share links with those, directly or through others. What starts and ends at
+// one instant takes effect together. A flow leaves its links at the nanosecond in which its last byte does, and arrives
+// the latency of its route later.
 //
 // A flow with a `Spread` takes other parts of its links' bandwidths than its rate; these remain the rates that are fair
 // (Radunovic and Le Boudec, A Unified Framework for Max-Min and Min-Max Fairness With Applications, 2007).

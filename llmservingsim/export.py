@@ -25,6 +25,7 @@ from llmservingsim.backend.astra_files import CHAKRA_DIALECTS, write_memory, wri
 from llmservingsim.errors import ConfigError
 from llmservingsim.instance import Execution
 from llmservingsim.resolve import System
+from llmservingsim.trace import GraphBuilder, IterationBuilder
 from llmservingsim.trace.chakra import write_comm_groups, write_traces
 
 COLUMNS = ("instance", "iteration", "start_ns", "duration_ns", "prefix")
@@ -59,6 +60,11 @@ class TraceExporter:
             raise ConfigError(
                 "--emit-traces: instances that share a ring are no systems of their own, nor are stages; use one "
                 "instance, or one group, of one stage that fills it"
+            )
+        if any(_begins_the_next(builder) for builder in system.builders):
+            raise ConfigError(
+                "--emit-traces: with placement.prefetch_across_iterations an iteration begins what the next one waits "
+                "for, which no trace of its own can say; expected false"
             )
         directory.mkdir(parents=True, exist_ok=True)
         write_network(directory / "network.yml", network)
@@ -103,6 +109,11 @@ class TraceExporter:
         folder = f"instance{'s' if len(execution.instances) > 1 else ''}{'-'.join(map(str, execution.instances))}"
         stage = f".stage{builder.stage}" if builder.layout.pp > 1 else ""
         return self._directory / folder / f"iteration_{execution.number:05d}{stage}"
+
+
+def _begins_the_next(builder: GraphBuilder) -> bool:
+    fetches = builder.fetches if isinstance(builder, IterationBuilder) else None
+    return fetches is not None and fetches.placement.across_iterations
 
 
 def _memory_of(system: System) -> MemoryModel:

@@ -70,6 +70,8 @@ class PlacementSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             ``moe``.
         prefetch_depth: Blocks that are fetched ahead of the one that is computed; the device keeps a buffer for so
             many and one more.
+        prefetch_across_iterations: Whether buffers are filled for the next iteration as soon as this one has done with
+            them; else each iteration begins with empty ones.
         expert_prefetch: ``all`` fetches the experts of a block with its other weights, ``on_demand`` those that the
             batch needs once the block's router has chosen them.
         cached_experts: The most popular experts of each block, of those that a rank holds, that stay on the device.
@@ -79,6 +81,7 @@ class PlacementSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     blocks: tuple[BlockRule, ...] = ()
     layers: dict[str, PlacementRule] = {}
     prefetch_depth: Annotated[int, Meta(ge=0)] = 1
+    prefetch_across_iterations: bool = False
     expert_prefetch: Literal["all", "on_demand"] = "all"
     cached_experts: Annotated[int, Meta(ge=0)] = 0
 

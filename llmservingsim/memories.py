@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, get_args
 
 from msgspec.structs import replace
@@ -21,7 +21,7 @@ from llmservingsim.config import MemorySpec, RunSpec
 from llmservingsim.config.placement_spec import parse_blocks
 from llmservingsim.config.quantities import QuantityError
 from llmservingsim.config.tier_spec import TierName
-from llmservingsim.errors import CapacityError, ConfigError, nearest
+from llmservingsim.errors import CapacityError, ConfigError, nearest, one_of
 from llmservingsim.graph import MemoryLocation
 from llmservingsim.memory_fabric import (
     Fabric,
@@ -116,13 +116,30 @@ class Memories:
         self._levels = {tier: _level(found) for tier, found in devices.items()}
         self._ports = _ports(spec)
         self._switches = pool_switches(spec.cxl_memory, len(spec.nodes))
+        self._endpoint_names = spec.cxl_memory.endpoints if spec.cxl_memory else ()
+        self._endpoints: list[int] = []
         self._sets: list[tuple[int, ...]] = []
         self._used: set[TierName] = set()
         self.fabrics: dict[TierName, Fabric] = {}
         self.claims: list[Claim] = []
 
-    def attach(self, nodes_of_ranks: Sequence[int]) -> None:
-        """Say on which node each rank of the network is; -1: on none."""
+    def attach(self, nodes_of_ranks: Sequence[int], endpoints: Mapping[str, int]) -> None:
+        """Find out what lies between the accelerators and the memories.
+
+        Args:
+            nodes_of_ranks: The node of each rank of the network, -1 for none.
+            endpoints: Memories of the network's topology, and their numbers among its devices.
+
+        Raises:
+            ConfigError: If the pool is said to be where the network has no memory.
+        """
+        for name in self._endpoint_names:
+            if name not in endpoints:
+                raise ConfigError(
+                    f"cxl_memory.endpoints: the network's topology has no memory {name!r}{nearest(name, endpoints)}; "
+                    f"expected {one_of(endpoints, 24) if endpoints else 'a topology file with memories'}"
+                )
+        self._endpoints = [endpoints[name] for name in self._endpoint_names]
         for tier, ports in self._ports.items():
             behind = self._switches if tier == "cxl" else Switches((), len(self._sizes[tier]), len(self._sizes[tier]))
             fabric = plan_fabric(ports, behind, nodes_of_ranks)
@@ -251,8 +268,9 @@ class Memories:
         if tier not in self._used:
             return MemoryLevelModel()
         level = self._levels[tier]
-        if tier == "cxl" and self._sets:
-            level = replace(level, interleaves=[list(devices) for devices in self._sets])
+        if tier == "cxl":
+            sets = [list(devices) for devices in self._sets]
+            level = replace(level, interleaves=sets, endpoints=self._endpoints)
         return self.fabrics[tier].over(level) if tier in self.fabrics else level
 
 

@@ -95,7 +95,7 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
     memories, sites, tiers = _plan_memories(spec, places, parts)
     footprints = _footprints(spec, places, parts, groups)
     plan = plan_network(spec.network, footprints, [p.accelerator for p in parts], libraries.base)
-    memories.attach(nodes_of_ranks(footprints, plan.ranks, plan.network.npus))
+    memories.attach(nodes_of_ranks(footprints, plan.ranks, plan.network.npus), plan.endpoints)
     copies = any(sites) or any(tier is not None and tier.options.recall == "layerwise" for tier in tiers)
     system = _with_copies(plan.system) if copies else plan.system
     backend = _backend(make_backend, plan.network, system, memories)

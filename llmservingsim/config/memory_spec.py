@@ -112,11 +112,21 @@ class CxlSpec(MemorySpec, frozen=True, kw_only=True, forbid_unknown_fields=True)
         num_devices: How many.
         ports: Links between accelerators and the pool: a section, or a list of them; by default none that limit.
         switches: Between ports and devices; a device that none names is behind the ports themselves.
+        endpoints: Names of memories of the network's topology, one per device: accesses then go over the network, and
+            share its links with all messages. Not with ports and switches.
     """
 
     num_devices: Chunks = 1
     ports: PortSpec | tuple[PortSpec, ...] = ()
     switches: tuple[SwitchSpec, ...] = ()
+    endpoints: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.endpoints and (self.ports or self.switches):
+            raise QuantityError("endpoints: the network is what lies between; expected no ports and no switches")
+        if self.endpoints and len(self.endpoints) != self.num_devices:
+            raise QuantityError(f"endpoints: expected one per device, {self.num_devices}, got {list(self.endpoints)}")
 
 
 def _check_link(section: PortSpec | SwitchSpec) -> None:

@@ -15,6 +15,7 @@ from llmservingsim.backend.astra_files import read_memory
 from llmservingsim.errors import CapacityError, ConfigError, UserError
 from llmservingsim.workload import RequestSpec
 
+NETWORKS = Path(__file__).parents[2] / "inputs" / "networks"
 BLOCK = 121_643_008
 BLOCKS = "0-15"
 MEMORY = {"size": "64GiB", "bandwidth": "100GB/s"}
@@ -246,6 +247,32 @@ def test_a_fabric_that_means_nothing_is_refused(pool: dict[str, Any], said: str)
 def test_a_set_of_devices_that_is_not_there_is_refused(place: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         simulate(config(place), [REQUEST])
+
+
+def in_the_network(count: int, **pool: Any) -> dict[str, Any]:
+    """Instances on the accelerators of a topology file, which load over its links: 31.5 of each, 63 of the pool."""
+    data = config(*["cxl"] * count, pool={"num_devices": 1, "endpoints": ["pool"]} | pool)
+    data["network"] = {"topology": str(NETWORKS / "cxl-pool.yaml"), "model": "flow"}
+    return data
+
+
+def test_a_pool_may_stand_in_the_network_of_the_run() -> None:
+    """Two have what their own cables carry, four a quarter each of the pool's; 200 ns of latency per load."""
+    latency_ns = 16 * 200
+    for count, rate in ((1, 31.5), (2, 31.5), (4, 63 / 4)):
+        expected = pytest.approx(16 * BLOCK / rate + latency_ns, rel=1e-6)
+        assert first_tokens_ns(in_the_network(count)) == [expected] * count
+
+
+def test_a_memory_that_the_network_does_not_have_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"no memory 'pol' \(did you mean 'pool'\?\); expected pool"):
+        simulate(in_the_network(1, endpoints=["pol"]), [REQUEST])
+    with pytest.raises(ConfigError, match="endpoints: expected one per device, 1, got"):
+        simulate(in_the_network(1, endpoints=["pool", "pool"]), [REQUEST])
+    with pytest.raises(ConfigError, match="endpoints: the network is what lies between"):
+        simulate(in_the_network(1, ports={"bandwidth": "1GB/s"}), [REQUEST])
+    with pytest.raises(ConfigError, match="expected a topology file with memories"):
+        simulate(config("cxl", pool={"num_devices": 1, "endpoints": ["pool"]}), [REQUEST])
 
 
 def test_prefix_tiers_use_the_fabric() -> None:

@@ -155,7 +155,7 @@ class Switches:
 
     def links(self) -> list[FabricLink]:
         """Return the uplinks, in the order of the sections."""
-        return [FabricLink("uplinks", section.name, _link(section)) for section in self._sections]
+        return [FabricLink("uplinks", f"switch {section.name}", _link(section)) for section in self._sections]
 
     def _chain(self, position: int) -> tuple[int, ...]:
         """The switches between the ports and what is behind one of them, that one included."""

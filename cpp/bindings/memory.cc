@@ -10,33 +10,9 @@
 namespace bindings {
 namespace nb = nanobind;
 
-void bind_memory(nb::module_& module) {
-  nb::class_<astra::MemoryAccess>(module, "MemoryAccess")
-      .def(
-          "__init__",
-          [](astra::MemoryAccess* self, astra::Rank rank, std::int32_t device, std::int32_t channel, bool is_store,
-             astra::Bytes size) { new (self) astra::MemoryAccess{rank, device, channel, is_store, size}; },
-          nb::arg("rank") = 0, nb::arg("device") = 0, nb::arg("channel") = 0, nb::arg("is_store") = false,
-          nb::arg("size_bytes") = 0)
-      .def_ro("rank", &astra::MemoryAccess::rank)
-      .def_ro("device", &astra::MemoryAccess::device)
-      .def_ro("channel", &astra::MemoryAccess::channel)
-      .def_ro("is_store", &astra::MemoryAccess::is_store)
-      .def_ro("size_bytes", &astra::MemoryAccess::bytes)
-      .def("__repr__", [](const astra::MemoryAccess& access) {
-        return "MemoryAccess(rank=" + std::to_string(access.rank) + ", device=" + std::to_string(access.device) +
-               ", channel=" + std::to_string(access.channel) + ", is_store=" + (access.is_store ? "True" : "False") +
-               ", size_bytes=" + std::to_string(access.bytes) + ")";
-      });
+namespace {
 
-  nb::class_<astra::MemoryUse>(module, "MemoryUse")
-      .def_ro("accesses", &astra::MemoryUse::accesses)
-      .def_ro("bytes_loaded", &astra::MemoryUse::bytes_loaded)
-      .def_ro("bytes_stored", &astra::MemoryUse::bytes_stored)
-      .def_ro("busy_ns", &astra::MemoryUse::busy_ns)
-      .def_ro("longest_queue", &astra::MemoryUse::longest_queue)
-      .def_ro("capacity_bytes", &astra::MemoryUse::capacity_bytes);
-
+void bind_level(nb::module_& module) {
   nb::class_<astra::MemoryRate>(module, "MemoryRate")
       .def(
           "__init__",
@@ -74,6 +50,38 @@ void bind_memory(nb::module_& module) {
       .def_rw("device_links", &astra::MemoryLevel::device_links)
       .def_rw("service_ns", &astra::MemoryLevel::service_ns)
       .def_rw("server", &astra::MemoryLevel::server);
+}
+
+}  // namespace
+
+void bind_memory(nb::module_& module) {
+  nb::class_<astra::MemoryAccess>(module, "MemoryAccess")
+      .def(
+          "__init__",
+          [](astra::MemoryAccess* self, astra::Rank rank, std::int32_t device, std::int32_t channel, bool is_store,
+             astra::Bytes size) { new (self) astra::MemoryAccess{rank, device, channel, is_store, size}; },
+          nb::arg("rank") = 0, nb::arg("device") = 0, nb::arg("channel") = 0, nb::arg("is_store") = false,
+          nb::arg("size_bytes") = 0)
+      .def_ro("rank", &astra::MemoryAccess::rank)
+      .def_ro("device", &astra::MemoryAccess::device)
+      .def_ro("channel", &astra::MemoryAccess::channel)
+      .def_ro("is_store", &astra::MemoryAccess::is_store)
+      .def_ro("size_bytes", &astra::MemoryAccess::bytes)
+      .def("__repr__", [](const astra::MemoryAccess& access) {
+        return "MemoryAccess(rank=" + std::to_string(access.rank) + ", device=" + std::to_string(access.device) +
+               ", channel=" + std::to_string(access.channel) + ", is_store=" + (access.is_store ? "True" : "False") +
+               ", size_bytes=" + std::to_string(access.bytes) + ")";
+      });
+
+  nb::class_<astra::MemoryUse>(module, "MemoryUse")
+      .def_ro("accesses", &astra::MemoryUse::accesses)
+      .def_ro("bytes_loaded", &astra::MemoryUse::bytes_loaded)
+      .def_ro("bytes_stored", &astra::MemoryUse::bytes_stored)
+      .def_ro("busy_ns", &astra::MemoryUse::busy_ns)
+      .def_ro("longest_queue", &astra::MemoryUse::longest_queue)
+      .def_ro("capacity_bytes", &astra::MemoryUse::capacity_bytes);
+
+  bind_level(module);
 
   nb::class_<astra::MemoryConfig>(module, "MemoryConfig")
       .def(nb::init<>())

@@ -153,7 +153,7 @@ def test_the_outputs_tell_what_each_link_carried() -> None:
         "node 0": of_port | {"load_busy_pct": pytest.approx(100, abs=1e-3)},
         "node 1": of_port | {"load_busy_pct": pytest.approx(25, abs=1e-3)},
     }
-    assert cxl["uplinks"] == {"leaf": cxl["ports"]["node 0"] | {"loaded_bytes": 2 * size}}
+    assert cxl["uplinks"] == {"switch leaf": cxl["ports"]["node 0"] | {"loaded_bytes": 2 * size}}
     assert cxl["devices"]["cxl:0"] == {"bytes": 2 * size, "busy_pct": pytest.approx(100, abs=1e-3)}
     assert cxl["devices"]["cxl:1"] == {"bytes": 0, "busy_pct": 0}
     assert cxl["places"] == {"cxl:0": {"loaded_bytes": 2 * size, "stored_bytes": 0}}

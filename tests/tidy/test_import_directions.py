@@ -95,7 +95,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "tier_plan",
         "kv_traffic",
     },
-    "memory_traffic": {"backend", "memories", "resolve"},
+    "memory_traffic": {"config", "backend", "memories", "resolve"},
     "admission": RUN | {"instance", "resolve", "deadlines"},
     "loop": RUN | {"owner", "resolve", "admission"},
     "export": RUN | {"instance", "resolve"},

@@ -90,9 +90,14 @@ void MaxMinFlows::gather(LinkIndex seed) {
       flow.solution = solution_;
       flow.is_fixed = false;
       component_flows_.push_back(index);
-      for (std::size_t place = 0; place < flow.request.route.size(); ++place) {
-        visit(flow.request.route[place]);
-        states_[flow.request.route[place]].load += flow.load(place);
+      for (const LinkIndex link : flow.request.route) {
+        visit(link);
+      }
+      const Spread* spread = flow.request.spread;
+      for (std::size_t place = 0; spread != nullptr && place < spread->load.size(); ++place) {
+        LinkState& link = states_[flow.request.route[place]];
+        ++link.spread;
+        link.spread_load += spread->load[place];
       }
     }
   }
@@ -104,7 +109,8 @@ void MaxMinFlows::visit(LinkIndex index) {
     return;
   }
   link.solution = solution_;
-  link.load = 0;
+  link.spread = 0;
+  link.spread_load = 0;
   component_links_.push_back(index);
   if (link.is_changed) {
     link.is_changed = false;
@@ -121,7 +127,7 @@ void MaxMinFlows::fill() {
     link.residual = link.bandwidth;
     link.waiting = link.carried;
     if (link.waiting > 0) {
-      shares_.push_back({link.bandwidth / link.load, index});
+      shares_.push_back({link.bandwidth / link.load(), index});
     }
   }
   std::make_heap(shares_.begin(), shares_.end(), std::greater<>{});
@@ -130,7 +136,7 @@ void MaxMinFlows::fill() {
     std::pop_heap(shares_.begin(), shares_.end(), std::greater<>{});
     Share& least = shares_.back();
     const LinkState& link = states_[least.link];
-    const double share = link.waiting == 0 ? 0 : link.residual / link.load;
+    const double share = link.waiting == 0 ? 0 : link.residual / link.load();
     if (share > least.rate) {  // it grew when slower flows were fixed elsewhere
       least.rate = share;
       std::push_heap(shares_.begin(), shares_.end(), std::greater<>{});
@@ -153,13 +159,26 @@ void MaxMinFlows::fix(const LinkState& bottleneck, double rate) {
     }
     flow.is_fixed = true;
     flow.fair_rate = rate;
-    for (std::size_t place = 0; place < flow.request.route.size(); ++place) {
-      LinkState& link = states_[flow.request.route[place]];
-      const double load = flow.load(place);
-      link.residual -= rate * load;
-      link.load -= load;
-      --link.waiting;
+    take(flow, rate);
+  }
+}
+
+// Takes what a flow has of its links from what the others may have.
+void MaxMinFlows::take(const Flow& flow, double rate) {
+  const Spread* spread = flow.request.spread;
+  if (spread == nullptr) {
+    for (const LinkIndex l : flow.request.route) {
+      states_[l].residual -= rate;
+      --states_[l].waiting;
     }
+    return;
+  }
+  for (std::size_t place = 0; place < spread->load.size(); ++place) {
+    LinkState& link = states_[flow.request.route[place]];
+    link.residual -= rate * spread->load[place];
+    link.spread_load -= spread->load[place];
+    --link.spread;
+    --link.waiting;
   }
 }
 
@@ -185,7 +204,7 @@ void MaxMinFlows::leave(FlowIndex index) {
   Flow& flow = flows_[index];
   const auto elapsed = static_cast<double>(now() - flow.changed);
   const double missing = flow.remaining - flow.rate * elapsed;  // of the nanosecond that is cut off
-  const Request request = flow.request;
+  const Request& request = flow.request;
   check(missing <= flow.rate + 1e-9 * static_cast<double>(request.bytes), "bytes sent = bytes received");
   for (std::size_t place = 0; place < request.route.size(); ++place) {
     const LinkIndex l = request.route[place];
@@ -204,7 +223,8 @@ void MaxMinFlows::leave(FlowIndex index) {
   left_.push_back(index);
   const Time arrives = flow.changed + truncate(request.latency_ns + flow.remaining / flow.rate + rounding_);
   events_.schedule(arrives - now(), request.arrived);
-  request.left();  // may start the next flow, which moves the others
+  const Call left = request.left;  // may start the next flow, which moves the others
+  left();
 }
 
 void MaxMinFlows::wake_next() {

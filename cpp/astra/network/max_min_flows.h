@@ -67,8 +67,6 @@ class MaxMinFlows final : public EventTarget {
     std::uint64_t solution = 0;  // the latest that this flow is part of
     bool is_fixed = false;       // in that solution its rate is found
     bool has_left = false;
-
-    double load(std::size_t place) const { return request.spread == nullptr ? 1 : request.spread->load[place]; }
   };
   struct LinkState {
     double bandwidth = 0;
@@ -78,9 +76,13 @@ class MaxMinFlows final : public EventTarget {
     std::uint64_t solution = 0;
     double residual = 0;      // bandwidth that no fixed flow has
     std::size_t waiting = 0;  // flows not fixed
-    double load = 0;          // of these, summed
+    std::size_t spread = 0;   // of these, flows with a spread
+    double spread_load = 0;   // of those, summed
     Time since = 0;           // when it last became busy
     LinkUse use;
+
+    // Of the flows not fixed, per unit of their rate.
+    double load() const { return static_cast<double>(waiting - spread) + spread_load; }
   };
   struct Share {
     double rate;
@@ -95,6 +97,7 @@ class MaxMinFlows final : public EventTarget {
   void visit(LinkIndex link);
   void fill();
   void fix(const LinkState& bottleneck, double rate);
+  void take(const Flow& flow, double rate);
   void apply_rate(FlowIndex flow);
   void leave_due();
   void leave(FlowIndex flow);

@@ -109,9 +109,6 @@ class Ports:
         numbers = {name: number for number, name in enumerate(found)}
         return list(found.values()), [[numbers[name] for name in own] for own in names]
 
-    def __bool__(self) -> bool:
-        return any(self._of.values())
-
 
 class Switches:
     """What is behind which switches, and who reaches it.

@@ -140,11 +140,14 @@ def large_token_ms(percent: int, bandwidth: int, across: bool = False) -> tuple[
 def test_a_70b_model_with_weights_in_the_pool_takes_the_longer_of_computation_and_loads(
     percent: int, bandwidth: int
 ) -> None:
-    """Within 2 %: what is computed behind the last load (a block and the head) does not overlap."""
-    taken, loads = large_token_ms(percent, bandwidth)
-    bound = max(large_token_ms(0, bandwidth)[0], loads)
-    assert bound <= taken * (1 + 1e-9)
-    assert taken == pytest.approx(bound, rel=0.02)
+    """Within 2 %. Decoding reads all weights, 80 blocks of 1,711,308,800 bytes and a head of 2,101,346,304, at 0.85 of
+    the 3,350 GB/s of an H100: 48.8 ms. Loads take the bytes of their blocks over the bandwidth. What is over that is
+    attention, and what is computed behind the last load (a block and the head), which does not overlap."""
+    computed = (80 * 1_711_308_800 + 2_101_346_304) / (0.85 * 3350) / 1e6
+    loads = 80 * percent / 100 * 1_711_308_800 / bandwidth / 1e6
+    taken, same_loads = large_token_ms(percent, bandwidth)
+    assert same_loads == pytest.approx(loads)
+    assert max(computed, loads) <= taken <= 1.02 * max(computed, loads)
 
 
 @pytest.mark.parametrize("bandwidth", [16, 128, 256])

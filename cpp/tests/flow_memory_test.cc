@@ -71,6 +71,13 @@ void shares_one_device_of_a_stripe() {
   CHECK((times(pool(kWide, kWide, kWide), {load(-1, 2000, 0), load(0, 1000, 1)}) == Times{200, 150}));
 }
 
+// Behind a port of 6 a stripe takes 3 of each device. Of device 0 somebody else has the other 7, and another stripe 14
+// of both together.
+void leaves_what_a_stripe_does_not_take() {
+  CHECK((times(pool(6, kWide, kWide), {load(-1, 1200, 0), load(0, 1400, 1)}) == Times{200, 200}));
+  CHECK((times(pool(6, kWide, kWide), {load(-1, 1200, 0), load(-1, 2800, 1)}) == Times{200, 200}));
+}
+
 // Over the uplink both have one share, whatever each is striped over.
 void counts_a_stripe_once_on_a_link() {
   CHECK((times(pool(kWide, kWide, 8, 4), {load(-1, 4000, 0), load(0, 4000, 1)}) == Times{1000, 1000}));
@@ -187,6 +194,7 @@ Tests flow_memory_tests() {
       {"who is not limited by a port has what the other leaves", gives_what_a_narrow_port_leaves},
       {"accesses of two devices share the uplink before them", shares_an_uplink},
       {"a stripe shares the device that somebody else uses too", shares_one_device_of_a_stripe},
+      {"others have what a stripe behind a narrow port does not take", leaves_what_a_stripe_does_not_take},
       {"a stripe has one share of a link", counts_a_stripe_once_on_a_link},
       {"an access is interleaved over a set of devices", interleaves_over_a_set},
       {"a store takes as much more of a device as it is slower", stores_at_the_write_bandwidth},

@@ -79,6 +79,12 @@ def test_a_stripe_shares_the_one_device_that_another_uses() -> None:
     expect(first_tokens_ns(config("cxl:0-1", "cxl:0", pool={"ports": {"bandwidth": "900GB/s"}})), [200 / 3, 200 / 3])
 
 
+def test_others_have_what_a_stripe_behind_a_narrow_port_does_not_take() -> None:
+    """A port of 40 lets the stripe take 20 of each device; the other has 80 of its one."""
+    ports = [{"nodes": [0], "bandwidth": "40GB/s"}, {"bandwidth": "900GB/s"}]
+    expect(first_tokens_ns(config("cxl:0-1", "cxl:0", pool={"ports": ports})), [40, 80])
+
+
 def test_a_stripe_goes_at_the_rate_of_its_devices_together() -> None:
     pool = {"bandwidth": "20GB/s", "ports": {"bandwidth": "900GB/s"}}
     expect(first_tokens_ns(config("cxl", pool=pool)), [80])

@@ -31,7 +31,7 @@ def memory_traffic(system: System) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = {}
     use = system.backend.memory_use()
-    places = _by_place(_moved(system))
+    places = _by_place(moved_bytes(system))
     for tier, location in TIERS.items():
         done = use.get(location.name.lower())
         if done is not None and done.accesses:
@@ -46,7 +46,7 @@ def memory_traffic(system: System) -> dict[str, Any]:
     return found
 
 
-def _moved(system: System) -> Iterable[Moved]:
+def moved_bytes(system: System) -> Iterable[Moved]:
     """Whoever submits accesses tells here what they moved."""
     for builder in system.builders:
         for site, is_store, num_bytes in builder.moved_bytes():

@@ -7,6 +7,7 @@ from llmservingsim.config.kv_transfer import KvTransferSpec
 from llmservingsim.config.load import apply_overrides, json_schema, load_run
 from llmservingsim.config.memory_spec import CxlSpec, MemorySpec
 from llmservingsim.config.placement_spec import PlacementSpec
+from llmservingsim.config.power_spec import NodePowerSpec, PowerRunSpec
 from llmservingsim.config.slo_spec import SLO_LIMITS, SloSpec, parse_statistic
 from llmservingsim.config.spec import AdmissionSpec, NetworkSpec, NodeSpec, RunSpec
 from llmservingsim.config.speculative_spec import SpeculativeSpec
@@ -24,8 +25,10 @@ __all__ = [
     "LatencySpec",
     "MemorySpec",
     "NetworkSpec",
+    "NodePowerSpec",
     "NodeSpec",
     "PlacementSpec",
+    "PowerRunSpec",
     "RunSpec",
     "ServingSpec",
     "SloSpec",

@@ -2,6 +2,7 @@
 
 from llmservingsim.latency.bundle import BundleSource
 from llmservingsim.latency.bundle_v0 import OlderBundleSource
+from llmservingsim.latency.clocked import at_clock
 from llmservingsim.latency.drafter import DrafterBundleSource
 from llmservingsim.latency.find import find_bundle, is_older
 from llmservingsim.latency.roofline import RooflineSource
@@ -15,6 +16,7 @@ __all__ = [
     "LatencySource",
     "OlderBundleSource",
     "RooflineSource",
+    "at_clock",
     "find_bundle",
     "is_older",
 ]

@@ -75,6 +75,7 @@ def count_energy(spec: RunSpec, system: System, measured: Measured) -> EnergyRep
         transfer_j=sum(ledger.loads_j),
         lost_j=lost_j,
         sample_ns=system.sample_ns,
+        clocks=[instance.clock for instance in system.instances],
         options=spec.power or PowerRunSpec(),
     )
 

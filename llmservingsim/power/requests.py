@@ -191,9 +191,8 @@ class _Members:
         spent = until[self._last[dense] + 1] - until[self._first[dense]]
         owners, batches = self._wide
         count = len(self._ids)
-        return np.bincount(self._owner[dense], spent, count) + np.bincount(
-            owners, self._batches.decode_j[batches], count
-        )
+        one_by_one = np.bincount(owners, self._batches.decode_j[batches], count)
+        return np.asarray(np.bincount(self._owner[dense], spent, count) + one_by_one, dtype=np.float64)
 
     def counts(self) -> Floats:
         """Return how many requests had a token from each batch."""

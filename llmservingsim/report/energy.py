@@ -33,6 +33,7 @@ class EnergyReport:
         transfer_j: Of KV transfers between instances.
         lost_j: Spent on what no ended request got anything from.
         sample_ns: Step of the time series.
+        clocks: Of each instance, the share of the maximum clock at which its devices ran.
         options: Of the run.
     """
 
@@ -44,6 +45,7 @@ class EnergyReport:
     transfer_j: float
     lost_j: float
     sample_ns: int
+    clocks: Sequence[float]
     options: PowerRunSpec
 
     def phases(self) -> dict[str, float]:
@@ -121,6 +123,7 @@ def _instances(report: EnergyReport) -> list[dict[str, Any]]:
                 "prefill": float(report.attribution.prefill_j[index]),
                 "decode": float(report.attribution.decode_j[index]),
                 "dummy": float(report.attribution.dummy_j[index]),
+                "clock": report.clocks[index],
             }
         )
     return found

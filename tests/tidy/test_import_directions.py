@@ -111,7 +111,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "admission": RUN | {"instance", "resolve", "deadlines"},
     "loop": RUN | {"owner", "resolve", "admission"},
     "export": RUN | {"instance", "resolve"},
-    "api": RUN | {"instance", "parts", "resolve", "loop", "export", "astra_sim", "placement", "memory_traffic", "energy"},
+    "api": RUN
+    | {"instance", "parts", "resolve", "loop", "export", "astra_sim", "placement", "memory_traffic", "energy"},
     "": {"api", "report"},  # the package's face, `llmservingsim/__init__.py`
     # what uses runs
     "sweep": RUN | {"api", "resolve", ""},

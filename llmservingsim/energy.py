@@ -42,9 +42,9 @@ def count_energy(spec: RunSpec, system: System, measured: Measured) -> EnergyRep
     """Return what a run has spent so far; None where nobody asked for it."""
     if not _is_counted(spec):
         return None
-    end_ns = measured.recorder.end_ns
+    end_ns = max(measured.recorder.end_ns, system.backend.now_ns)
     stages = list(_stages(spec, system, end_ns))
-    servers = _servers(spec)
+    servers = _with_memories(_servers(spec), system.instances)
     crossed = system.transfers.records if system.transfers is not None else []
     node_of = [instance.node for instance in system.instances]
     spans = [Load(node_of[r.source], "link", r.num_bytes, (r.start_ns, max(r.start_ns, r.end_ns))) for r in crossed]
@@ -93,6 +93,15 @@ def _servers(spec: RunSpec) -> dict[int, ServerPower]:
     return found
 
 
+def _with_memories(servers: Mapping[int, ServerPower], instances: Sequence[Instance]) -> dict[int, ServerPower]:
+    """Count the channels of memories that compute; instances of a server share one."""
+    found = dict(servers)
+    for instance in instances:
+        if instance.computing_memory is not None:
+            found[instance.node] = found[instance.node].with_memory(instance.computing_memory)
+    return found
+
+
 def _model(spec: RunSpec, instance: Instance) -> PowerModel | None:
     options = spec.power or PowerRunSpec()
     if instance.power is None:
@@ -119,7 +128,9 @@ def _stages(spec: RunSpec, system: System, end_ns: int) -> Iterator[StageRun]:
             if stage < len(instance.activity) - 1:  # every rank sends its tokens' hidden states to the next stage
                 row_bytes = builder.model.hidden_size * builder.model.dtype_bytes * size
                 sent = sent + (activity.prompt_tokens + activity.decodes) * row_bytes
-            yield StageRun(instance.index, dict(places), activity, sent, model, uptimes, stopped_w)
+            memory = instance.computing_memory
+            channels = memory.per_node if memory is not None else 1.0
+            yield StageRun(instance.index, dict(places), activity, sent, model, uptimes, stopped_w, channels)
 
 
 def _uptimes(system: System, instance: Instance, end_ns: int) -> Sequence[Uptime]:

@@ -11,6 +11,7 @@ from llmservingsim.backend import Backend, GraphId, Ticket
 from llmservingsim.config.catalog import PowerSpec
 from llmservingsim.errors import SimulationError
 from llmservingsim.model import CapacityReport
+from llmservingsim.power import ComputingMemory
 from llmservingsim.serving import Engine, InstanceLoad, Outcome, RejectReason, Request
 from llmservingsim.serving.batch import Batch
 from llmservingsim.serving.routing import Role
@@ -164,6 +165,7 @@ class Instance:
         hardware: Name of its accelerator.
         power: What each draws, under its cap; None where the catalogue does not know.
         clock: Share of its maximum clock at which it runs.
+        computing_memory: What computes for it in a memory, if something does.
         role: What it computes; one that only decodes gets its requests from others.
         phase: Whether it takes new requests, and whether it runs; ``active`` throughout where nothing scales.
         wake: Tells the loop that it may have something to begin; whatever changes its engine from outside calls it.
@@ -199,6 +201,7 @@ class Instance:
         self.hardware = ""
         self.power: PowerSpec | None = None
         self.clock = 1.0
+        self.computing_memory: ComputingMemory | None = None
         self.role: Role = "both"
         self.phase: Phase = "active"
         self.listener: IterationListener | None = None

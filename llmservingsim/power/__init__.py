@@ -6,13 +6,14 @@ from llmservingsim.power.curve import Curve
 from llmservingsim.power.ledger import Ledger, Load, StageRun, account
 from llmservingsim.power.models import POWER_MODELS, PowerModel, Rest, make_power_model
 from llmservingsim.power.requests import Asked, Attribution, attribute
-from llmservingsim.power.server import COMPONENTS, ServerPower
+from llmservingsim.power.server import COMPONENTS, ComputingMemory, ServerPower
 
 __all__ = [
     "COMPONENTS",
     "POWER_MODELS",
     "Asked",
     "Attribution",
+    "ComputingMemory",
     "Curve",
     "DeviceEnergy",
     "Ledger",

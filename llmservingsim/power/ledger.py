@@ -36,6 +36,7 @@ class StageRun:
         model: What a device draws; None where nobody knows.
         uptimes: When the instance was not stopped.
         stopped_w: What a device draws otherwise.
+        channels: Of a memory that computes, how many a nanosecond of ``activity.offload_ns`` stands for.
     """
 
     instance: int
@@ -45,6 +46,7 @@ class StageRun:
     model: PowerModel | None
     uptimes: Sequence[Uptime]
     stopped_w: float = 0.0
+    channels: float = 1.0
 
     @property
     def num_devices(self) -> int:
@@ -229,7 +231,7 @@ def _own_costs(ledger: Ledger, number: int, server: ServerPower, stage: StageRun
     if number == POOL:
         return costs
     sent = stage.sent_bytes * server.j_per_byte.get("link", 0.0)
-    computed = stage.activity.offload_ns * (server.pim_active_w / NS_PER_S)
+    computed = stage.activity.offload_ns * (stage.channels * server.pim_active_w / NS_PER_S)
     for component, spent in (("link", sent), ("pim", computed)):
         if component in server.constant_w:
             ledger.book(number, component, float(spent.sum()))

@@ -171,7 +171,7 @@ class _Members:
             lengths.append(0 if runs is None else len(runs) // _RUN)
             flat.extend(runs or ())
         first, last, step = np.array(flat, dtype=np.int64).reshape(-1, _RUN).T
-        self._owner = np.repeat(np.arange(len(lengths)), lengths)
+        self._owner = np.repeat(np.arange(len(lengths)), np.array(lengths, dtype=np.int64))
         begin = batches.start[np.array(asked.engine, dtype=np.int64)[self._owner]]
         self._first, self._last, self._step = first + begin, last + begin, np.maximum(step, 1)
         self._is_dense = step <= 1

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from llmservingsim.config.memory_spec import CxlSpec
 from llmservingsim.config.power_spec import CxlPowerSpec, DramPowerSpec, NodePowerSpec
 from llmservingsim.config.spec import NodeSpec
 from llmservingsim.errors import ConfigError
 from llmservingsim.units import parse_energy_per_bit, parse_power_w, parse_size_bytes
+
+
+class ComputingMemory(NamedTuple):
+    """A memory that computes for an instance.
+
+    Attributes:
+        channels: How many it has.
+        per_node: How many of them compute while a PIM_COMP node runs.
+        idle_w, active_w: Of a channel that waits, and of one that computes; 0 where nobody says.
+    """
+
+    channels: int
+    per_node: float
+    idle_w: float = 0.0
+    active_w: float = 0.0
+
 
 COMPONENTS = ("base", "npu", "cpu", "dram", "cxl", "pim", "link", "nic", "storage")
 """In the order of the outputs."""
@@ -62,6 +79,13 @@ class ServerPower:
             if moving is not None:
                 per_byte[name] = _per_byte(moving.energy_per_bit)
         return cls(constant, serving_w, per_byte, pim_w)
+
+    def with_memory(self, memory: ComputingMemory) -> ServerPower:
+        """Return it with a memory that computes, unless a section says what that draws, or nobody does."""
+        if "pim" in self.constant_w or not memory.active_w:
+            return self
+        constant = self.constant_w | {"pim": memory.idle_w * memory.channels}
+        return replace(self, constant_w=constant, pim_active_w=memory.active_w - memory.idle_w)
 
     @classmethod
     def of_pool(cls, power: CxlPowerSpec | None, pool: CxlSpec | None) -> ServerPower:

@@ -55,7 +55,7 @@ class EnergyReport:
             "prefill": float(found.prefill_j.sum()),
             "decode": float(found.decode_j.sum()),
             "dummy": float(found.dummy_j.sum()),
-            "transfer": self.transfer_j,
+            "transfer": float(self.transfer_j),
         }
         return spent | {"idle": self.ledger.total_j - sum(spent.values())}
 

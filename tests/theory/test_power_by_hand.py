@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmservingsim import Run, SimulationResult
+from llmservingsim import Run, RunOptions, SimulationResult
 from llmservingsim.activity import Activity
-from llmservingsim.power import attribute
+from llmservingsim.power import ComputingMemory, attribute
 from llmservingsim.power.accelerators import Uptime
 from llmservingsim.power.ledger import POOL, Load, StageRun, account
 from llmservingsim.power.models import Rest
@@ -128,6 +128,25 @@ def test_weights_in_host_memory_cost_energy_where_they_are_read() -> None:
     moving = loaded * 8 * 6e-12
     assert energy_of(result)["components"]["dram"] == pytest.approx(4 * 4 * made.recorder.end_ns / 1e9 + moving)
     assert result.request_metrics[0].energy_j == pytest.approx(energy_of(result)["requests"])
+
+
+def test_channels_of_a_memory_that_computes_draw_more_while_they_do() -> None:
+    """Four of eight channels compute for 2 of 4 ms: 8 * 1 W for 4 ms, and 4 * 2 W for 2 ms."""
+    done = activity((0, 4, 0, 1))._replace(offload_ns=np.array([2 * MS], dtype=np.int64))
+    memory = ComputingMemory(channels=8, per_node=4, idle_w=1, active_w=3)
+    run = StageRun(0, {0: 1}, done, np.zeros(1), None, [Uptime(0, 0, 4 * MS)], channels=memory.per_node)
+    ledger = account([run], {0: ServerPower().with_memory(memory)}, [], 4 * MS)
+    assert ledger.by_component() == pytest.approx({"pim": 0.032 + 0.016})
+    assert ledger.graph_j[0].tolist() == pytest.approx([0.048])
+
+
+@pytest.mark.parametrize("limit", [0, 1], ids=["no request", "one that never fits"])
+def test_a_run_without_work_spends_nothing_but_is_told(limit: int) -> None:
+    spec = {"nodes": [{"instances": [INSTANCE], "power": {"base": "10W"}}]}
+    result = Run(spec, [RequestSpec(0, 0, 10**6, 1)], RunOptions(num_requests=limit)).execute()
+    assert energy_of(result)["total"] == 0
+    assert energy_of(result)["per_request"] is None
+    assert Run(spec, [RequestSpec(0, 0, 10, 1)]).result().summary["energy_j"]["total"] == 0
 
 
 def test_facility_and_carbon() -> None:

@@ -139,7 +139,7 @@ class StoragePowerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 class PimPowerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Memories that compute, beside what they draw as memories.
+    """Host memory that computes; modules of ``dram`` are not counted beside its channels, which are that memory.
 
     Attributes:
         idle, active: Of each channel.
@@ -184,7 +184,7 @@ class NodePowerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         link: Between accelerators.
         nic: Network cards.
         storage: Drives.
-        pim: Memories that compute.
+        pim: Host memory that computes.
     """
 
     base: str | None = None

@@ -20,12 +20,14 @@ class ComputingMemory(NamedTuple):
         channels: How many it has.
         per_node: How many of them compute while a PIM_COMP node runs.
         idle_w, active_w: Of a channel that waits, and of one that computes; 0 where nobody says.
+        is_host: Whether it is the server's host memory, rather than a CXL device.
     """
 
     channels: int
     per_node: float
     idle_w: float = 0.0
     active_w: float = 0.0
+    is_host: bool = True
 
 
 COMPONENTS = ("base", "npu", "cpu", "dram", "cxl", "pim", "link", "nic", "storage")
@@ -71,6 +73,8 @@ class ServerPower:
             per_byte["dram"] = _per_byte(dram.energy_per_bit)
         if (pim := power.pim) is not None:
             constant["pim"] = parse_power_w(pim.idle) * pim.channels
+            if dram is not None:
+                constant["dram"] = 0.0  # its modules are these channels
             pim_w = parse_power_w(pim.active) - parse_power_w(pim.idle)
         for name, part in (("link", power.link), ("nic", power.nic), ("storage", power.storage)):
             if part is not None:
@@ -85,6 +89,8 @@ class ServerPower:
         if "pim" in self.constant_w or not memory.active_w:
             return self
         constant = self.constant_w | {"pim": memory.idle_w * memory.channels}
+        if memory.is_host and memory.idle_w and "dram" in constant:
+            constant["dram"] = 0.0  # its modules are these channels
         return replace(self, constant_w=constant, pim_active_w=memory.active_w - memory.idle_w)
 
     @classmethod

@@ -140,6 +140,17 @@ def test_channels_of_a_memory_that_computes_draw_more_while_they_do() -> None:
     assert ledger.graph_j[0].tolist() == pytest.approx([0.048])
 
 
+def test_channels_of_host_memory_stand_for_its_modules_and_those_of_other_memories_do_not() -> None:
+    modules = ServerPower({"dram": 16.0}, j_per_byte={"dram": 1e-9})
+    host = ComputingMemory(channels=8, per_node=8, idle_w=1, active_w=3)
+    assert modules.with_memory(host).constant_w == {"dram": 0.0, "pim": 8.0}
+    assert modules.with_memory(host).j_per_byte == modules.j_per_byte
+    assert modules.with_memory(host._replace(is_host=False)).constant_w == {"dram": 16.0, "pim": 8.0}
+    assert modules.with_memory(host._replace(idle_w=0.0)).constant_w == {"dram": 16.0, "pim": 0.0}
+    assert modules.with_memory(host._replace(active_w=0.0)) == modules
+    assert modules.with_memory(host).with_memory(host) == modules.with_memory(host)
+
+
 @pytest.mark.parametrize("limit", [0, 1], ids=["no request", "one that never fits"])
 def test_a_run_without_work_spends_nothing_but_is_told(limit: int) -> None:
     spec = {"nodes": [{"instances": [INSTANCE], "power": {"base": "10W"}}]}

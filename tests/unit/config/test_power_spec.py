@@ -102,9 +102,14 @@ def test_stated_numbers_replace_those_of_the_catalogue_one_by_one() -> None:
 
 
 def test_memories_that_compute_draw_by_channel() -> None:
-    made = run({"pim": {"idle": "1W", "active": "3W", "channels": 8}})
-    seconds = made.execute().summary["simulated_s"]
-    assert made.result().summary["energy_j"]["components"]["pim"] == pytest.approx(8 * seconds)
+    """They are the host memory, so its modules draw nothing beside them."""
+    made = run({"pim": {"idle": "1W", "active": "3W", "channels": 8}, "dram": {"idle": "4W", "dimms": 4}})
+    summary = made.execute().summary
+    assert summary["energy_j"]["components"] == {
+        "npu": summary["energy_j"]["components"]["npu"],
+        "dram": 0.0,
+        "pim": pytest.approx(8 * summary["simulated_s"]),
+    }
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def two_instances_least_loaded(clusters: Clusters) -> SimulationResult:
 
 
 def two_servers_and_their_power(clusters: Clusters) -> SimulationResult:
-    """Two instances on two servers, one of which states what its parts draw; the other's devices are the catalogue's."""
+    """Two servers, one of which states what its parts draw; the devices of the other are the catalogue's."""
     data = clusters(timeseries_interval="20ms", power={})
     alone = dict(data["nodes"][0]["instances"][0])
     data["nodes"].append({"instances": [alone | {"tensor_parallel_size": 2}]})

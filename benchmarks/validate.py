@@ -4,6 +4,7 @@ Run: ``python benchmarks/validate.py [CASE]...``. The measured data and the prog
 repository, in ``../shared``; without them there is nothing to compare, and this says so.
 """
 
+import csv
 import json
 import subprocess
 import sys
@@ -20,15 +21,11 @@ PERCENT_KEYS = ("mean", "p50", "p90", "p99")
 
 @dataclass(frozen=True)
 class Case:
-    """A measured run: the folder that holds it, the trace that was sent, and what its config file leaves open.
-
-    ``lacks`` says why its measure has no simulated counterpart.
-    """
+    """A measured run: the folder that holds it, the trace that was sent, and what its config file leaves open."""
 
     name: str
     workload: str
     overrides: tuple[str, ...] = ()
-    lacks: str | None = None
 
 
 LLAMA_300 = "sharegpt_req300_rate10_llama"
@@ -53,7 +50,7 @@ CASES = [
     Case("h100-sd-pc-throughput", LLAMA_300, H100),
     Case("a6000-sd-pc-throughput", LLAMA_300, A6000),
     Case("a6000-pdd-throughput", LLAMA_300, A6000),
-    Case("a6000-power-tp1", "sharegpt_pulse_req10_n3_delay60", A6000, lacks="power is not simulated"),
+    Case("a6000-power-tp1", "sharegpt_pulse_req10_n3_delay60", A6000),
     Case("a6000-memory-sd-pc", "sharegpt_pulse_req50_n6_delay15_pc", A6000),
 ]
 
@@ -101,6 +98,26 @@ def lines(scored: Mapping[str, Any]) -> list[str]:
     return shown
 
 
+def power_lines(case: Case, output: Path) -> list[str]:
+    """Say how far the power of single seconds is off, and what the energy went into, where power was measured."""
+    path = SHARED / "data" / "measured" / case.name / "server_power.tsv"
+    if not path.is_file():
+        return []
+    measured = [float(row["power_w"]) for row in read(path, "\t")]
+    power = [float(row["power_w"]) for row in read(output / "timeseries.csv", ",") if row["scope"] == "cluster"]
+    errors = sorted(abs(p - m) for p, m in zip(power, measured, strict=False))
+    mean, p95 = sum(errors) / len(errors), errors[round(0.95 * (len(errors) - 1))]
+    energy = json.loads((output / "summary.json").read_text())["energy_j"]
+    parts = [f"{name} {joules / 1000:.2f}" for name, joules in energy["components"].items()]
+    return [f"  power of a second, W: mean error {mean:.1f}, p95 {p95:.1f}", f"  energy, kJ: {'  '.join(parts)}"]
+
+
+def read(path: Path, delimiter: str) -> list[dict[str, str]]:
+    """Return the rows of a table."""
+    with path.open() as file:
+        return list(csv.DictReader(file, delimiter=delimiter))
+
+
 def main(names: Sequence[str]) -> int:
     """Print the table; return 1 if a name is unknown, else 0."""
     if not (SHARED / "tools" / "score.py").is_file():
@@ -116,12 +133,13 @@ def main(names: Sequence[str]) -> int:
         if not (SHARED / "data" / "measured" / case.name).is_dir():
             print(f"{case.name}: skipped, no data")
             continue
-        reason = case.lacks or simulate(case, OUTPUT / case.name)
+        reason = simulate(case, OUTPUT / case.name)
         if reason is not None:
             print(f"{case.name}: not simulated: {reason}")
             continue
         scored = score(case, OUTPUT / case.name)
-        print(f"{case.name}: worst {scored['worst']:.2f} %", *lines(scored), sep="\n", flush=True)
+        shown = [*lines(scored), *power_lines(case, OUTPUT / case.name)]
+        print(f"{case.name}: worst {scored['worst']:.2f} %", *shown, sep="\n", flush=True)
     return 0
 
 

@@ -17,6 +17,7 @@ from llmservingsim.backend import NativeBackend
 from llmservingsim.config import RunSpec, apply_overrides, load_run
 from llmservingsim.config.catalog import load_accelerators
 from llmservingsim.config.peer import import_peer_file, is_peer_file
+from llmservingsim.energy import check_power, count_energy
 from llmservingsim.errors import ConfigError
 from llmservingsim.export import TraceExporter
 from llmservingsim.loop import serve
@@ -34,6 +35,7 @@ from llmservingsim.report import (
     SimulationResult,
     Slos,
     summarise,
+    summarise_energy,
     summarise_scaling,
 )
 from llmservingsim.resolve import BackendFactory, System, resolve
@@ -121,6 +123,7 @@ class Run:
             find_libraries(self.options.profiles, self.options.models, self.options.hardware, base),
             self.options.backend,
         )
+        check_power(self.spec, self.system)
         self._slos = Slos(self.spec.slo, {instance.model for instance in self.system.instances})
         source = workload if workload is not None else _configured_workload(self.spec, base)
         if isinstance(source, GeneratorSpec) and self.options.seed is not None:
@@ -172,10 +175,14 @@ class Run:
             summary["autoscaling"] = summarise_scaling(self.system.autoscaler.pools, self.recorder.end_ns)
         if accessed := memory_traffic(self.system):
             summary["bytes_moved"]["memories"] = accessed
+        energy = count_energy(self.spec, self.system, measured)
+        if energy is not None:
+            summary["energy_j"] = summarise_energy(energy, measured.table)
         requests = sorted(self.recorder.records, key=lambda record: record.request_id)
         crossed = [] if transfers is None else sorted(transfers.records)
-        details = RequestDetails(measured.table, measured.attainment)
-        return SimulationResult(requests, self.recorder.samples, summary, crossed, details)
+        details = RequestDetails(measured.table, measured.attainment, energy.request_j if energy is not None else None)
+        samples = self.recorder.samples if energy is None else energy.with_power(self.recorder.samples)
+        return SimulationResult(requests, samples, summary, crossed, details)
 
     def _measured(self) -> Measured:
         """Put together what is known of the requests that ended."""

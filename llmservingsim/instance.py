@@ -8,8 +8,10 @@ from typing import Literal, NamedTuple, Protocol
 
 from llmservingsim.activity import ActivityLog
 from llmservingsim.backend import Backend, GraphId, Ticket
+from llmservingsim.config.catalog import PowerSpec
 from llmservingsim.errors import SimulationError
 from llmservingsim.model import CapacityReport
+from llmservingsim.power import ComputingMemory
 from llmservingsim.serving import Engine, InstanceLoad, Outcome, RejectReason, Request
 from llmservingsim.serving.batch import Batch
 from llmservingsim.serving.routing import Role
@@ -161,6 +163,9 @@ class Instance:
 
     Attributes:
         hardware: Name of its accelerator.
+        power: What each draws, under its cap; None where the catalogue does not know.
+        clock: Share of its maximum clock at which it runs.
+        computing_memory: What computes for it in a memory, if something does.
         role: What it computes; one that only decodes gets its requests from others.
         phase: Whether it takes new requests, and whether it runs; ``active`` throughout where nothing scales.
         wake: Tells the loop that it may have something to begin; whatever changes its engine from outside calls it.
@@ -194,6 +199,9 @@ class Instance:
         self.activity: Sequence[ActivityLog] = ()
         self.memory = memory
         self.hardware = ""
+        self.power: PowerSpec | None = None
+        self.clock = 1.0
+        self.computing_memory: ComputingMemory | None = None
         self.role: Role = "both"
         self.phase: Phase = "active"
         self.listener: IterationListener | None = None

@@ -32,7 +32,7 @@ def memory_traffic(system: System) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = {}
     use = system.backend.memory_use()
-    places = _by_place(_moved(system))
+    places = _by_place(moved_bytes(system))
     for tier, location in TIERS.items():
         done = use.get(location.name.lower())
         if done is not None and done.accesses:
@@ -70,7 +70,7 @@ def _link_traffic(system: System, backend: NativeBackend, tier: TierName) -> dic
     return found
 
 
-def _moved(system: System) -> Iterable[Moved]:
+def moved_bytes(system: System) -> Iterable[Moved]:
     """Whoever submits accesses tells here what they moved."""
     for builder in system.builders:
         for site, is_store, num_bytes in builder.moved_bytes():

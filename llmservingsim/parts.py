@@ -25,6 +25,7 @@ from llmservingsim.latency import (
     OlderBundleSource,
     OperatorTableSource,
     RooflineSource,
+    at_clock,
     find_bundle,
     is_older,
 )
@@ -42,6 +43,7 @@ from llmservingsim.model import (
 from llmservingsim.pipeline import PipelinedInstance
 from llmservingsim.placement import check_kv, claim_places, plan_placement
 from llmservingsim.plugins import make_plugin
+from llmservingsim.power import capped, clock_under
 from llmservingsim.serving import SCHEDULERS, Engine, EngineConfig, Scheduler, SchedulerConfig, SpeculativeEngine
 from llmservingsim.serving.kv import KVCacheManager
 from llmservingsim.speculation import SpeculationPlan, plan_speculation
@@ -54,7 +56,7 @@ from llmservingsim.trace import (
     capture_sizes,
     verification_sizes,
 )
-from llmservingsim.units import format_size, parse_bandwidth, parse_size_bytes
+from llmservingsim.units import format_size, parse_bandwidth, parse_power_w, parse_size_bytes
 
 _VARIANTS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "fp8": "fp8"}
 _KV_BLOCKS_MAX = 2**24
@@ -157,7 +159,23 @@ class Parts:
         stage = len(ranks) // len(builders)
         made.activity = [ActivityLog(ranks[k * stage : (k + 1) * stage]) for k in range(len(builders))]
         made.hardware = self.accelerator.name
+        made.clock = self.clock
+        if self.accelerator.power is not None:
+            made.power = capped(self.accelerator.power, made.clock)
         return made
+
+    @property
+    def clock(self) -> float:
+        """Share of the maximum clock at which the devices run under their power cap."""
+        cap, power = self.spec.power_cap, self.accelerator.power
+        if cap is None:
+            return 1.0
+        if power is None:
+            raise ConfigError(
+                f"power_cap: the catalogue does not know what {self.accelerator.name} draws; expected a section "
+                f"power.accelerators.{self.accelerator.name} of its node"
+            )
+        return clock_under(power, parse_power_w(cap))
 
     def engine(self, index: int, num_gpu_blocks: int, seed: int = 0) -> Engine:
         """Build the engine; ``seed`` is for what it draws."""
@@ -321,7 +339,15 @@ class Parts:
     def _latency_source(
         self, libraries: Libraries, model: ModelSpec, layout: ParallelLayout, source: str
     ) -> LatencySource:
-        """Build what times the operators of the model, or of its drafter."""
+        """Build what times the operators of the model, or of its drafter, at the clock of the devices."""
+        full = self._full_clock_source(libraries, model, layout, source)
+        if self.clock == 1.0:
+            return full
+        return at_clock(full, RooflineSource(model, layout, self.accelerator), self.clock)
+
+    def _full_clock_source(
+        self, libraries: Libraries, model: ModelSpec, layout: ParallelLayout, source: str
+    ) -> LatencySource:
         latency = self.serving.latency
         if source == "auto":
             source = "table" if latency.table else "bundle" if libraries.profiles else "roofline"

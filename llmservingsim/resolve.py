@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import msgspec
 
 from llmservingsim.backend import Backend, MemoryModel, NativeBackend, NetworkModel, SystemModel
-from llmservingsim.config import AdmissionSpec, InstanceSpec, RunSpec, ServingSpec
+from llmservingsim.config import AdmissionSpec, InstanceSpec, NodePowerSpec, RunSpec, ServingSpec
 from llmservingsim.deadlines import Patience
 from llmservingsim.disaggregation import KvSide, connect
 from llmservingsim.errors import ConfigError, located
@@ -22,6 +22,7 @@ from llmservingsim.memories import Memories
 from llmservingsim.network import NetworkPlan, plan_network
 from llmservingsim.owner import Owner
 from llmservingsim.parts import Libraries, Parts
+from llmservingsim.power import own_numbers
 from llmservingsim.ranks import Footprint, nodes_of_ranks
 from llmservingsim.scaling import Autoscaler, plan_scaling
 from llmservingsim.serving import Router
@@ -91,7 +92,7 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
     parts = []
     for position, place in enumerate(places):
         with located(place.path):
-            parts.append(Parts.gather(place.spec, libraries, len(groups[position])))
+            parts.append(Parts.gather(place.spec, _of_node(spec, place.node, libraries), len(groups[position])))
     memories, sites, tiers = _plan_memories(spec, places, parts)
     footprints = _footprints(spec, places, parts, groups)
     plan = plan_network(spec.network, footprints, [p.accelerator for p in parts], libraries.base)
@@ -164,9 +165,31 @@ def _with_copies(system: SystemModel) -> SystemModel:
 def _places(spec: RunSpec) -> tuple[list[_Place], list[tuple[int, ...]]]:
     """The instances in file order, and for each the positions of all members of its data-parallel group."""
     places = [
-        _Place(n, k, merge(i, spec.serving)) for n, node in enumerate(spec.nodes) for k, i in enumerate(node.instances)
+        _Place(n, k, _capped(merge(i, spec.serving), power_of_node(spec, n)))
+        for n, node in enumerate(spec.nodes)
+        for k, i in enumerate(node.instances)
     ]
     return places, find_groups([(place.path, place.spec) for place in places])
+
+
+def power_of_node(spec: RunSpec, node: int) -> NodePowerSpec | None:
+    """Return a server's own section ``power``, or that of every server without one."""
+    return spec.nodes[node].power or (spec.power.node if spec.power is not None else None)
+
+
+def _of_node(spec: RunSpec, node: int, libraries: Libraries) -> Libraries:
+    """Let accelerators draw what the server's section says."""
+    power = power_of_node(spec, node)
+    if power is None or not power.accelerators:
+        return libraries
+    return replace(libraries, accelerators=own_numbers(power, libraries.accelerators))
+
+
+def _capped(instance: InstanceSpec, power: NodePowerSpec | None) -> InstanceSpec:
+    """Give an instance the cap of its server if it has none."""
+    if power is None or power.power_cap is None or instance.power_cap is not None:
+        return instance
+    return msgspec.structs.replace(instance, power_cap=power.power_cap)
 
 
 def _tier_inputs(place: _Place, part: Parts) -> TierInputs:

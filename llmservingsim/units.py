@@ -27,8 +27,10 @@ _BANDWIDTH |= {prefix + "bit/s": factor / 8 for prefix, factor in _PREFIX.items(
 _FLOPS = {prefix + "FLOP/s": factor for prefix, factor in _PREFIX.items()}
 _FREQUENCY_HZ = {"Hz": 1, "kHz": 10**3, "MHz": 10**6, "GHz": 10**9}
 _POWER_W = {"W": 1, "mW": 1e-3, "kW": 1e3}
+_ENERGY_PER_BIT = {"pJ/bit": 1e-12, "nJ/bit": 1e-9, "fJ/bit": 1e-15}
+_CARBON_G_PER_KWH = {"gCO2/kWh": 1, "gCO2e/kWh": 1, "kgCO2/kWh": 1e3, "kgCO2e/kWh": 1e3}
 
-_QUANTITY = re.compile(r"^\s*([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z/]+)\s*$")
+_QUANTITY = re.compile(r"^\s*([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z/][A-Za-z0-9/]*)\s*$")
 
 
 def _parse(text: object, units: Mapping[str, float], kind: str, example: str) -> float:
@@ -78,6 +80,16 @@ def parse_frequency(text: object) -> float:
 def parse_power_w(text: object) -> float:
     """Parse a power such as ``"700W"`` into watts."""
     return _parse(text, _POWER_W, "power", "700W")
+
+
+def parse_energy_per_bit(text: object) -> float:
+    """Parse an energy per bit moved such as ``"6pJ/bit"`` into joules per bit."""
+    return _parse(text, _ENERGY_PER_BIT, "energy per bit", "6pJ/bit")
+
+
+def parse_carbon_intensity(text: object) -> float:
+    """Parse a carbon intensity such as ``"400gCO2/kWh"`` into grams per kilowatt-hour."""
+    return _parse(text, _CARBON_G_PER_KWH, "carbon intensity", "400gCO2/kWh")
 
 
 def format_size(size_bytes: float) -> str:

@@ -76,6 +76,19 @@ def _attainment(goodput: Mapping[str, Any]) -> str:
     return ", ".join([*kept, *over_all]) or "no limits"
 
 
+def _energy(energy: Mapping[str, Any]) -> str:
+    """What was spent, on average and per token; and of what nobody said what it draws."""
+    told = f"{energy['total'] / 1000:,.2f} kJ"
+    if energy["mean_power_w"] is not None:
+        told += f", {energy['mean_power_w']:,.1f} W on average"
+    if energy["per_output_token"] is not None:
+        told += f", {energy['per_output_token']:,.3f} J per output token"
+    if energy["carbon_g"] is not None:
+        told += f", {energy['carbon_g']['total']:,.1f} gCO2e"
+    unknown = sorted({part for parts in energy["absent"].values() for part in parts})
+    return told + (f"; without {', '.join(unknown)}" if unknown else "")
+
+
 def _totals_table(summary: Mapping[str, Any]) -> Table:
     requests, throughput = summary["requests"], summary["throughput"]
     table = Table.grid(padding=(0, 2))
@@ -104,6 +117,8 @@ def _totals_table(summary: Mapping[str, Any]) -> Table:
     if "speculative_decoding" in summary:
         table.add_row("drafts", _drafts(summary["speculative_decoding"]))
     table.add_row("prefix cache", f"{_prefix_cache(summary['prefix_cache'])}, {summary['preemptions']:,} preemptions")
+    if summary["energy_j"] is not None:
+        table.add_row("energy", _energy(summary["energy_j"]))
     table.add_row(
         "time",
         f"{summary['simulated_s']:,.2f} s simulated in {summary['wall_s']:.2f} s, {summary['iterations']:,} iterations",

@@ -8,6 +8,7 @@ from llmservingsim.config.load import apply_overrides, json_schema, load_run
 from llmservingsim.config.memory_spec import CxlSpec, MemorySpec, NodeMemorySpec, PortSpec, SwitchSpec
 from llmservingsim.config.operator_table_spec import ColumnNames, OperatorTableSpec
 from llmservingsim.config.placement_spec import PlacementSpec
+from llmservingsim.config.power_spec import NodePowerSpec, PowerRunSpec
 from llmservingsim.config.slo_spec import SLO_LIMITS, SloSpec, parse_statistic
 from llmservingsim.config.spec import AdmissionSpec, NetworkSpec, NodeSpec, RunSpec
 from llmservingsim.config.speculative_spec import SpeculativeSpec
@@ -27,10 +28,12 @@ __all__ = [
     "MemorySpec",
     "NetworkSpec",
     "NodeMemorySpec",
+    "NodePowerSpec",
     "NodeSpec",
     "OperatorTableSpec",
     "PlacementSpec",
     "PortSpec",
+    "PowerRunSpec",
     "RunSpec",
     "ServingSpec",
     "SloSpec",

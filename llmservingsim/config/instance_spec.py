@@ -12,7 +12,7 @@ from llmservingsim.config.placement_spec import PlacementSpec
 from llmservingsim.config.quantities import All2AllBackend, Count, KvDtype, QuantityError, Share, check_quantities
 from llmservingsim.config.speculative_spec import SpeculativeSpec
 from llmservingsim.config.tier_spec import TierName, TierSpec
-from llmservingsim.units import parse_bandwidth, parse_size_bytes
+from llmservingsim.units import parse_bandwidth, parse_power_w, parse_size_bytes
 
 
 class LatencySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -165,6 +165,7 @@ class InstanceSpec(ServingSpec, frozen=True, kw_only=True, forbid_unknown_fields
         kv_memory_model: ``vllm`` predicts KV capacity as vLLM profiles it; ``weights_only`` gives the cache all usable
             memory that the weights leave, as LLMServingSim 2.0 does with a utilisation fitted by hand.
         placement: What lies elsewhere than in the devices' memory.
+        power_cap: Limit of each device's power, as ``"250W"``: its clock falls as far as it must.
     """
 
     model: str
@@ -178,8 +179,10 @@ class InstanceSpec(ServingSpec, frozen=True, kw_only=True, forbid_unknown_fields
     kv_role: Literal["kv_both", "kv_producer", "kv_consumer"] = "kv_both"
     kv_memory_model: Literal["vllm", "weights_only"] = "vllm"
     placement: PlacementSpec | None = None
+    power_cap: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_quantities(self, parse_size_bytes, "memory_size")
         check_quantities(self, parse_bandwidth, "memory_bandwidth")
+        check_quantities(self, parse_power_w, "power_cap")

@@ -7,7 +7,7 @@ blocks with nothing but weights subtracted, so their instances get ``kv_memory_m
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -15,6 +15,7 @@ from msgspec import Meta
 from llmservingsim.config.instance_spec import InstanceSpec, ServingSpec
 from llmservingsim.config.memory_spec import CxlSpec, NodeMemorySpec
 from llmservingsim.config.peer_links import import_links
+from llmservingsim.config.peer_power import PeerPower, import_power
 from llmservingsim.config.placement_spec import PlacementSpec
 from llmservingsim.config.quantities import Count, KvDtype
 from llmservingsim.config.spec import NodeSpec, RunSpec
@@ -79,7 +80,7 @@ class _Node(_Strict, frozen=True, kw_only=True):
     instances: Annotated[tuple[_Instance, ...], Meta(min_length=1)]
     num_instances: Count | None = None
     cpu_mem: _Memory | None = None
-    power: dict[str, Any] | None = None
+    power: PeerPower | None = None
 
 
 class _Cluster(_Strict, frozen=True, kw_only=True):
@@ -116,11 +117,9 @@ def import_peer_file(data: object, where: str) -> tuple[RunSpec, list[str]]:
         place = f"{where}: nodes[{n}]"
         _check_count(node.num_instances, len(node.instances), f"{place}.num_instances", "instances")
         instances = tuple(_instance(i, f"{place}.instances[{k}]") for k, i in enumerate(node.instances))
-        nodes.append(
-            NodeSpec(
-                instances=instances, cpu_memory=NodeMemorySpec(**_quantities(node.cpu_mem)) if node.cpu_mem else None
-            )
-        )
+        memory = NodeMemorySpec(**_quantities(node.cpu_mem)) if node.cpu_mem else None
+        power = import_power(node.power) if node.power else None
+        nodes.append(NodeSpec(instances=instances, cpu_memory=memory, power=power))
     devices = [[i.tensor_parallel_size * i.pipeline_parallel_size for i in node.instances] for node in nodes]
     network, of_links = import_links(cluster.link_bw, cluster.link_latency, devices, where)
     cxl = cluster.cxl_mem
@@ -135,8 +134,6 @@ def _notes(cluster: _Cluster) -> list[str]:
     """Say what the file states and the run does not use; nothing of it would change the timing."""
     notes = []
     for n, node in enumerate(cluster.nodes):
-        if node.power:
-            notes.append(f"nodes[{n}].power is not used: power is not simulated")
         memories = [
             ("cpu_mem", node.cpu_mem),
             *((f"instances[{k}].npu_mem", i.npu_mem) for k, i in enumerate(node.instances)),

@@ -16,6 +16,7 @@ from llmservingsim.config.clients import ClientSpec, TimeoutSpec
 from llmservingsim.config.instance_spec import InstanceSpec, ServingSpec
 from llmservingsim.config.kv_transfer import KvTransferSpec
 from llmservingsim.config.memory_spec import CxlSpec, NodeMemorySpec
+from llmservingsim.config.power_spec import NodePowerSpec, PowerRunSpec
 from llmservingsim.config.quantities import Algorithms, Chunks, Count, Shape, Share, check_quantities
 from llmservingsim.config.slo_spec import SloSpec
 from llmservingsim.units import parse_bandwidth, parse_time_ns
@@ -28,11 +29,13 @@ class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         instances: The serving replicas on its devices; none on a node that is used by one of an earlier node.
         cpu_memory: Host memory.
         storage: Its drives, as one.
+        power: What its parts draw.
     """
 
     instances: tuple[InstanceSpec, ...]
     cpu_memory: NodeMemorySpec | None = None
     storage: NodeMemorySpec | None = None
+    power: NodePowerSpec | None = None
 
 
 class NetworkSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -125,6 +128,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         timeseries_interval: Step of timeseries.csv.
         slo: Limits that a good request keeps; goodput counts those that do. A section, or a list of them with ``model``
             or ``priority``, of which the first that fits a request holds.
+        power: Counts energy, as does a section ``power`` of a node; by default it is not counted.
     """
 
     nodes: Annotated[tuple[NodeSpec, ...], Meta(min_length=1)]
@@ -143,6 +147,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     seed: int = 0
     timeseries_interval: str = "1s"
     slo: SloSpec | tuple[SloSpec, ...] | None = None
+    power: PowerRunSpec | None = None
 
     def __post_init__(self) -> None:
         check_quantities(self, parse_time_ns, "timeseries_interval")

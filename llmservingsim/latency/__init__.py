@@ -2,6 +2,7 @@
 
 from llmservingsim.latency.bundle import BundleSource
 from llmservingsim.latency.bundle_v0 import OlderBundleSource
+from llmservingsim.latency.clocked import at_clock
 from llmservingsim.latency.drafter import DrafterBundleSource
 from llmservingsim.latency.find import find_bundle, is_older
 from llmservingsim.latency.operator_table import OperatorTableSource
@@ -17,6 +18,7 @@ __all__ = [
     "OlderBundleSource",
     "OperatorTableSource",
     "RooflineSource",
+    "at_clock",
     "find_bundle",
     "is_older",
 ]

@@ -55,16 +55,25 @@ class RooflineSource:
 
     def latency_ns(self, operator: str, shape: BatchShape) -> int:
         """Return the longer of compute and memory time."""
+        compute_s, memory_s = self.bounds_s(operator, shape)
+        if not compute_s and not memory_s:
+            return 0
+        return max(round(max(compute_s, memory_s) * NS_PER_S), self.launch_ns)
+
+    @property
+    def launch_ns(self) -> int:
+        """No kernel takes less."""
+        return self._accelerator.kernel_launch_ns
+
+    def bounds_s(self, operator: str, shape: BatchShape) -> tuple[float, float]:
+        """Return what an operator takes if arithmetic, and if memory bandwidth, were its only limit, in seconds."""
         if operator not in self._operators:
             raise ConfigError(f"operator {operator!r} is unknown; {self._model.name} has {one_of(self._operators)}")
         described = self._operators[operator]
         work = _work(shape, self._model.sliding_window)
         cost = described.cost(self._model, work, self._layout)
-        if not cost.flops and not cost.total_bytes:
-            return 0
         flops = self._attention_flops if described.kind is OperatorKind.ATTENTION else self._gemm_flops
-        seconds = max(self._computed(described, cost, work) / flops, cost.total_bytes / self._bandwidth)
-        return max(round(seconds * NS_PER_S), self._accelerator.kernel_launch_ns)
+        return self._computed(described, cost, work) / flops, cost.total_bytes / self._bandwidth
 
     def _computed(self, operator: Operator, cost: OperatorCost, work: Work) -> float:
         """FLOPs that the device spends."""
@@ -74,7 +83,12 @@ class RooflineSource:
         return self._array.product(cost, rows, self._model.dtype_bytes)
 
     def moe_latency_ns(self, work: ExpertWork) -> NDArray[np.int64]:
-        """Return the longer of compute and memory time of experts that compute so many pairs.
+        """Return the longer of compute and memory time of experts that compute so many pairs."""
+        times = np.rint(np.maximum(*self.moe_bounds_s(work)) * NS_PER_S).astype(np.int64)
+        return np.asarray(np.maximum(times, self._accelerator.kernel_launch_ns), dtype=np.int64)
+
+    def moe_bounds_s(self, work: ExpertWork) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return compute and memory time of experts, in seconds.
 
         Arithmetic grows with the pairs, the weights that are read with the activated experts; router, shared experts
         and hidden states are there in any case.
@@ -88,9 +102,7 @@ class RooflineSource:
             pairs = self._array.expert_pairs(self._model, slices, pairs, work.activated_experts)
         flops = base.flops + 2 * expert * pairs
         moved = base.total_bytes + WeightCount(expert).size_bytes(self._model) * work.activated_experts
-        seconds = np.maximum(flops / self._gemm_flops, moved / self._bandwidth)
-        times = np.rint(seconds * NS_PER_S).astype(np.int64)
-        return np.asarray(np.maximum(times, self._accelerator.kernel_launch_ns), dtype=np.int64)
+        return flops / self._gemm_flops, moved / self._bandwidth
 
     def provenance(self) -> dict[str, object]:
         """Name the catalogue entry and the efficiencies."""

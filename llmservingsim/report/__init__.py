@@ -2,6 +2,7 @@
 
 from llmservingsim.report.autoscaling import summarise_scaling
 from llmservingsim.report.breakdown import Measured
+from llmservingsim.report.energy import EnergyReport, summarise_energy
 from llmservingsim.report.recorder import Recorder
 from llmservingsim.report.records import RequestRecord, Sample
 from llmservingsim.report.request_metrics import RequestDetails, RequestMetrics
@@ -13,6 +14,7 @@ from llmservingsim.report.write import write_results
 
 __all__ = [
     "Attainment",
+    "EnergyReport",
     "Measured",
     "Moved",
     "Provenance",
@@ -25,6 +27,7 @@ __all__ = [
     "SimulationResult",
     "Slos",
     "summarise",
+    "summarise_energy",
     "summarise_scaling",
     "write_results",
 ]

@@ -33,6 +33,7 @@ class RequestMetrics(msgspec.Struct, frozen=True, gc=False):
             admission, by tier.
         recomputed_tokens, swapped_tokens: Of those that preemptions took, computed again, and read back.
         drafts_accepted: Drafts that the model accepted.
+        energy_j: Its share of what was drawn while batches were computed; None where energy is not counted.
         slo: Per stated limit, and for all of them, whether it was kept; without those that do not hold for it.
     """
 
@@ -60,10 +61,12 @@ class RequestMetrics(msgspec.Struct, frozen=True, gc=False):
     recomputed_tokens: int
     swapped_tokens: int
     drafts_accepted: int
+    energy_j: float | None = None
     slo: dict[str, bool] | None = None
 
 
-METRIC_COLUMNS = RequestMetrics.__struct_fields__[:-1]
+METRIC_COLUMNS = RequestMetrics.__struct_fields__[:-2]
+"""Those of every run: no energy, and no stated limits."""
 
 
 class RequestDetails:
@@ -72,11 +75,15 @@ class RequestDetails:
     Args:
         table: The requests.
         attainment: Of the stated limits, if there are any.
+        energy_j: Of each, if energy is counted.
     """
 
-    def __init__(self, table: RequestTable, attainment: Attainment | None = None) -> None:
+    def __init__(
+        self, table: RequestTable, attainment: Attainment | None = None, energy_j: Floats | None = None
+    ) -> None:
         self._table = table
         self._attainment = attainment
+        self._energy_j = energy_j
 
     @cached_property
     def columns(self) -> dict[str, list[Any]]:
@@ -89,17 +96,20 @@ class RequestDetails:
         rows = [_counted(records[row], details[row]) for row in order]
         counted = dict(zip(_COUNTED, map(list, zip(*rows, strict=True)), strict=True)) if rows else {}
         found = {key: counted.get(key, measured.get(key, [])) for key in METRIC_COLUMNS}
+        if self._energy_j is not None:
+            found["energy_j"] = _cells(self._energy_j[order])
         return found | dict(self._attainment.columns(order) if self._attainment is not None else {})
 
     def rows(self) -> list[RequestMetrics]:
         """Return the same as records."""
         columns = self.columns
-        limits = [key for key in columns if key not in METRIC_COLUMNS]
-        rows = zip(*(columns[key] for key in METRIC_COLUMNS), strict=True)
+        known = [key for key in (*METRIC_COLUMNS, "energy_j") if key in columns]
+        limits = [key for key in columns if key not in known]
+        rows = [dict(zip(known, row, strict=True)) for row in zip(*(columns[key] for key in known), strict=True)]
         if not limits:
-            return [RequestMetrics(*row) for row in rows]
+            return [RequestMetrics(**row) for row in rows]
         kept = zip(*(columns[key] for key in limits), strict=True)
-        return [RequestMetrics(*(*row, _stated(limits, of))) for row, of in zip(rows, kept, strict=True)]
+        return [RequestMetrics(**row, slo=_stated(limits, of)) for row, of in zip(rows, kept, strict=True)]
 
 
 _COUNTED = ("request_id", "status", "path", *METRIC_COLUMNS[METRIC_COLUMNS.index("cached_npu_tokens") :])

@@ -42,14 +42,27 @@ class BatchLog:
         num_first: Sequences that were given their first token.
         num_unsampled: Sequences in batches that gave them nothing.
         extra_tokens: Tokens that sequences computed beyond one each.
+        chunks: ``request, batch, tokens`` of what was not one token behind a prompt that came out, one after another;
+            drafts do not count as tokens here.
     """
 
-    __slots__ = ("begun", "begun_ns", "ended_ns", "extra_tokens", "free_blocks", "looked", "num_first", "num_unsampled")
+    __slots__ = (
+        "begun",
+        "begun_ns",
+        "chunks",
+        "ended_ns",
+        "extra_tokens",
+        "free_blocks",
+        "looked",
+        "num_first",
+        "num_unsampled",
+    )
 
     def __init__(self) -> None:
         self.ended_ns = array("q")
         self.begun, self.begun_ns = array("q"), array("q")
         self.looked, self.free_blocks = array("q"), array("q")
+        self.chunks = array("q")
         self.num_first = self.num_unsampled = self.extra_tokens = 0
 
     def busy_begins(self, index: int, now_ns: int) -> None:

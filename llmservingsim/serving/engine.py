@@ -392,6 +392,8 @@ class Engine:
             if samples:
                 request.num_output_placeholders += 1
                 request.awaits_last_token = expected + 1 >= self._final_tokens[request.request_id]
+            if tokens > 1 or not samples or context < request.num_prompt_tokens:
+                self.log.chunks.extend((request.request_id, self.iterations, tokens))
             entries.append(Scheduled(request, tokens, request.num_preemptions, samples))
         shape = BatchShape(tuple(prefills), decodes, decode_kv, longest_kv, total)
         return Batch(self.iterations, entries, len(cohort), shape, num_prompt_tokens)

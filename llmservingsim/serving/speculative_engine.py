@@ -156,6 +156,8 @@ class SpeculativeEngine(Engine):
                 request.num_spec_tokens = self.speculation.num_speculative_tokens
             shape.add(tokens, computed - to_refuse, num_drafts)
             self.log.extra_tokens += tokens - 1
+            if tokens != 1 + num_drafts or not samples or computed < request.num_prompt_tokens:
+                self.log.chunks.extend((request.request_id, self.iterations, tokens - num_drafts))
             entries.append(Scheduled(request, tokens, request.num_preemptions, samples))
         self._verdicts.append(verdicts)
         return Batch(self.iterations, entries, 0, shape.shape(), num_prompt_tokens)

@@ -15,7 +15,6 @@ MOE = "sharegpt-qwen3-30b-a3b-300-sps10"
 CHATS = "sharegpt_pulse_req50_n6_delay15_pc"
 """Its prompts return, with token ids."""
 
-POWER = "nodes[0].power is not used: power is not simulated"
 EVICTED = "kv_evict_loc is not used: prefix_storage says where it goes"
 READ_AS = "link_bw and link_latency are read as [within a node, between nodes]"
 
@@ -26,8 +25,8 @@ PUBLISHED: dict[str, tuple[str, tuple[str, ...]]] = {
     "single_node_moe_dp_ep_instance": (MOE, ()),
     "single_node_multi_instance": (LLAMA, ()),
     "single_node_pd_instance": (LLAMA, ()),
-    "single_node_pim_instance": (LLAMA, (POWER, "cpu_mem.pim_config is not used: nothing is offloaded to memory")),
-    "single_node_power_instance": (LLAMA, (POWER,)),
+    "single_node_pim_instance": (LLAMA, ("cpu_mem.pim_config is not used: nothing is offloaded to memory",)),
+    "single_node_power_instance": (LLAMA, ()),
     "single_node_single_instance": (LLAMA, ()),
     "single_node_tp_pp_instance": (LLAMA, ()),
 }
@@ -125,6 +124,9 @@ REFUSED: dict[str, tuple[Variant, str]] = {
     ),
 }
 
+COUNTED = {"single_node_pim_instance", "single_node_power_instance"}
+"""Files that say what the parts of a server draw."""
+
 Serve = Callable[[Variant], Any]
 
 
@@ -172,7 +174,9 @@ def finished(serve: Serve, variant: Variant) -> Any:
 @pytest.mark.parametrize("file", PUBLISHED)
 def test_a_published_file_serves_the_trace_of_its_model(serve: Serve, file: str) -> None:
     trace, notes = PUBLISHED[file]
-    finished(serve, Variant(file, trace, notes=notes, requests=40))
+    summary = finished(serve, Variant(file, trace, notes=notes, requests=40))
+    assert (summary["energy_j"] is not None) == (file in COUNTED)
+    assert summary["energy_j"] is None or not summary["energy_j"]["absent"]
 
 
 def test_every_published_file_is_tried(shared: Path) -> None:

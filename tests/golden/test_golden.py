@@ -46,7 +46,23 @@ def two_instances_least_loaded(clusters: Clusters) -> SimulationResult:
     return simulate(data, workload)
 
 
-SCENARIOS = [prefix_sharing_and_preemption, two_instances_least_loaded]
+def two_servers_and_their_power(clusters: Clusters) -> SimulationResult:
+    """Two servers, one of which states what its parts draw; the devices of the other are the catalogue's."""
+    data = clusters(timeseries_interval="20ms", power={})
+    alone = dict(data["nodes"][0]["instances"][0])
+    data["nodes"].append({"instances": [alone | {"tensor_parallel_size": 2}]})
+    data["nodes"][0]["power"] = {
+        "base": "219W",
+        "accelerators": {alone["hardware"]: {"idle": "33W", "standby": "89W", "standby_duration": "30ms"}},
+        "cpu": {"idle": "10W", "active": "185W", "utilisation": 0.5},
+        "nic": {"idle": "11.2W"},
+    }
+    arrival = ArrivalSpec("poisson", {"request_rate": 30.0})
+    workload = GeneratorSpec(12, UniformLength(5, 85), UniformLength(1, 40), arrival=arrival, seed=13)
+    return simulate(data, workload)
+
+
+SCENARIOS = [prefix_sharing_and_preemption, two_instances_least_loaded, two_servers_and_their_power]
 Scenario = Callable[[Clusters], SimulationResult]
 
 
@@ -74,6 +90,8 @@ def test_the_scenarios_hold_what_they_are_for(clusters: Clusters) -> None:
     first = prefix_sharing_and_preemption(clusters)
     assert sum(r.preemptions for r in first.requests) >= 5
     assert sum(r.cached_tokens > 0 for r in first.requests) >= 20
+    power = [s.power_w for s in two_servers_and_their_power(clusters).timeseries if s.scope == "node:0"]
+    assert len(set(power)) >= 5
     second = two_instances_least_loaded(clusters)
     assert {r.instance for r in second.requests} == {0, 1}
     assert {r.status for r in second.requests} == {"finished", "rejected"}

@@ -108,10 +108,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         "kv_traffic",
     },
     "memory_traffic": {"config", "backend", "memories", "resolve"},
+    "energy": {"config", "power", "report", "instance", "memory_traffic", "resolve"},
     "admission": RUN | {"instance", "resolve", "deadlines"},
     "loop": RUN | {"owner", "resolve", "admission"},
     "export": RUN | {"instance", "resolve"},
-    "api": RUN | {"instance", "parts", "resolve", "loop", "export", "astra_sim", "placement", "memory_traffic"},
+    "api": RUN
+    | {"instance", "parts", "resolve", "loop", "export", "astra_sim", "placement", "memory_traffic", "energy"},
     "": {"api", "report"},  # the package's face, `llmservingsim/__init__.py`
     # what uses runs
     "sweep": RUN | {"api", "resolve", ""},

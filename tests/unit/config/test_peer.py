@@ -145,14 +145,12 @@ def test_a_placement_is_read_as_it_is() -> None:
 def test_what_is_stated_in_vain_is_noted() -> None:
     def add(data: dict[str, Any]) -> None:
         data.update(link_bw=[16, 8])
-        data["nodes"][0].update(power={"base_node_power": 60})
         data["nodes"][0]["cpu_mem"].update(pim_config="DDR4", mem_latency=3)
         data["nodes"][0]["instances"][0]["npu_mem"].update(mem_latency=5)
 
     spec, notes = import_peer_file(changed(add), "file")
     assert spec.network.bandwidth == "16.0GiB/s"
     assert [note.split(" is ")[0] for note in notes] == [
-        "nodes[0].power",
         "nodes[0].cpu_mem.pim_config",
         "nodes[0].instances[0].npu_mem.mem_latency",
         "link_bw and link_latency are read as [within an instance, between instances of a node]; nothing",

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, get_args
 
+from msgspec.structs import replace
+
 from llmservingsim.backend import MemoryLevelModel, MemoryModel, MemoryRateModel
 from llmservingsim.backend.config import MEMORY_GB
 from llmservingsim.config import MemorySpec, RunSpec
@@ -100,12 +102,15 @@ class Memories:
         self._sizes = {tier: [parse_size_bytes(m.size) if m else 0 for m in found] for tier, found in devices.items()}
         self._levels = {tier: _level(found) for tier, found in devices.items()}
         self._used: set[TierName] = set()
+        self._channels: dict[TierName, int] = {}
         self.claims: list[Claim] = []
 
     @property
     def model(self) -> MemoryModel:
         """The memories that somebody has found so far, as the backend takes them."""
         found = {tier: self._levels[tier] if tier in self._used else MemoryLevelModel() for tier in TIERS}
+        for tier, channels in self._channels.items():
+            found[tier] = replace(found[tier], pim_channels=channels)
         return MemoryModel(remote=found["cpu"], cxl=found["cxl"], storage=found["storage"])
 
     def find(self, name: str, node: int, nnodes: int = 1) -> Place:
@@ -133,6 +138,15 @@ class Memories:
         if device >= len(sizes):
             raise ConfigError(f"{name!r}: the pool has {len(sizes)} devices; expected cxl:0 to cxl:{len(sizes) - 1}")
         return Place(tier, device if len(sizes) > 1 else 0)
+
+    def computes(self, place: Place, channels: int) -> None:
+        """Say that graphs name so many channels of a place that compute."""
+        self._channels[place.tier] = max(channels, self._channels.get(place.tier, 0))
+
+    def rate(self, place: Place) -> tuple[int, float, float]:
+        """Return what one device takes per access, in ns, and its bandwidths of loads and stores, in bytes per ns."""
+        rate = self._levels[place.tier].rates[place.device]
+        return rate.latency_ns, rate.bandwidth_gbps, rate.write_bandwidth_gbps or rate.bandwidth_gbps
 
     def size_bytes(self, place: Place) -> int:
         """Return how much a place holds."""

@@ -31,6 +31,8 @@ from llmservingsim.model import (
     kv_bytes_per_token_layer,
     predict_kv_blocks,
 )
+from llmservingsim.offload_plan import Offloading, OffloadRequest, WithoutKv, check_offloading
+from llmservingsim.offloaded import OffloadedIterations
 from llmservingsim.pipeline import PipelinedInstance
 from llmservingsim.placement import check_kv, claim_places, plan_placement
 from llmservingsim.plugins import make_plugin
@@ -41,6 +43,7 @@ from llmservingsim.trace import (
     FetchPlan,
     GraphBuilder,
     IterationBuilder,
+    OffloadBuilder,
     Site,
     SpeculativeBuilder,
     capture_sizes,
@@ -91,6 +94,7 @@ class Parts:
     accelerator: AcceleratorSpec
     speculation: SpeculationPlan | None = None
     placement: Placement | None = None
+    offloading: Offloading | None = None
 
     @classmethod
     def gather(cls, spec: InstanceSpec, libraries: Libraries, members: int = 1) -> Parts:
@@ -109,6 +113,7 @@ class Parts:
                 f"max_model_len: {spec.max_model_len} is beyond the {model.max_position_embeddings} positions of "
                 f"{model.name}"
             )
+        check_offloading(spec, model, layout)
         speculation = plan_speculation(spec, serving, model, layout, libraries.models, libraries.base)
         placement = plan_placement(spec.placement, model, layout)
         if placement is not None:
@@ -118,6 +123,11 @@ class Parts:
                     "placement: drafts beside fetched weights are not simulated; expected no speculative_config"
                 )
         return cls(spec, serving, model, layout, accelerator, speculation, placement)
+
+    def offload_request(self, path: str, node: int, index: int) -> OffloadRequest:
+        """Ask for the devices beside its own that compute some of its operators."""
+        size, token = self.serving.block_size, self._token_bytes()
+        return OffloadRequest(path, node, index, self.spec, self.model, self.layout, size, token)
 
     def claim_places(self, memories: Memories, node: int, index: int) -> dict[str, Site]:
         """Find the memories beside the devices' that the instance uses, and keep room there for what it has there."""
@@ -149,6 +159,8 @@ class Parts:
         stage = len(ranks) // len(builders)
         made.activity = [ActivityLog(ranks[k * stage : (k + 1) * stage]) for k in range(len(builders))]
         made.hardware = self.accelerator.name
+        if isinstance(builders[0], OffloadBuilder):
+            OffloadedIterations(made, builders[0], backend, self.spec.sub_batch_interleaving)
         return made
 
     def engine(self, index: int, num_gpu_blocks: int, seed: int = 0) -> Engine:
@@ -208,7 +220,12 @@ class Parts:
                 fetches = FetchPlan(self.placement, sites, self._token_bytes())
                 if experts is not None and self.placement.cached_experts:
                     experts.keep_popular(self.placement.cached_experts)
-            built.append(IterationBuilder(self.model, self.layout, ranks, source, sizes, stage, experts, fetches))
+            parts = (self.model, self.layout, ranks, source, sizes, stage, experts)
+            if self.offloading is not None:
+                fetches = fetches or FetchPlan(Placement(self.model, self.layout), sites)
+                built.append(OffloadBuilder(*parts, fetches, offload=self.offloading.plan))
+            else:
+                built.append(IterationBuilder(*parts, fetches))
         return built if self.speculation is None else [self._with_drafts(built[0], self.speculation, libraries)]
 
     def _with_drafts(self, target: IterationBuilder, plan: SpeculationPlan, libraries: Libraries) -> SpeculativeBuilder:
@@ -240,7 +257,9 @@ class Parts:
         report = None
         stages = [self._stage_memory(stage) for stage in range(self.layout.pp)]
         weights, block = min(stages, key=self._blocks_left)
-        if serving.num_gpu_blocks is not None:
+        if self.offloading is not None and self.offloading.kv_blocks is not None:
+            blocks = self.offloading.kv_blocks
+        elif serving.num_gpu_blocks is not None:
             blocks = serving.num_gpu_blocks
         elif self.spec.kv_memory_model == "weights_only":
             blocks = self._blocks_beside_weights(weights, block)
@@ -269,7 +288,9 @@ class Parts:
 
     @property
     def _residency(self) -> Residency:
-        return self.placement or EVERYTHING
+        here: Residency = self.placement or EVERYTHING
+        moved = self.offloading is not None and self.offloading.kv_blocks is not None
+        return WithoutKv(here) if moved else here
 
     def _token_bytes(self) -> int:
         """Bytes of a token's keys and values in one block, on one rank."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from llmservingsim.config import InstanceSpec, MemorySpec, RunSpec
 from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec, find_accelerator, find_pim
-from llmservingsim.errors import CapacityError, ConfigError, located, one_of
+from llmservingsim.errors import CapacityError, ConfigError, located, nearest, one_of
 from llmservingsim.latency.offload import OffloadDevice
 from llmservingsim.latency.pim import make_pim
 from llmservingsim.latency.processor import make_processor
@@ -37,7 +37,8 @@ class WithoutKv:
         return self.weights.weight_bytes(model, layout, stage)
 
     def kv_layers(self, model: ModelSpec, layout: ParallelLayout, stage: int) -> int:
-        """None."""
+        """Return that no block keeps its keys and values there."""
+        del model, layout, stage
         return 0
 
 
@@ -92,7 +93,7 @@ class Shelf(NamedTuple):
 
 
 def check_offloading(spec: InstanceSpec, model: ModelSpec, layout: ParallelLayout) -> None:
-    """Raise ConfigError if an instance asks for operators elsewhere that the model lacks, or that cannot be combined."""
+    """Raise ConfigError if an instance moves operators that the model lacks, or that cannot be combined."""
     interleaves = spec.sub_batch_interleaving not in (None, "never")
     if interleaves and set(spec.operators or ()) != {ATTENTION}:
         raise ConfigError(
@@ -106,14 +107,18 @@ def check_offloading(spec: InstanceSpec, model: ModelSpec, layout: ParallelLayou
     known = _movable(model)
     for name in spec.operators:
         if name not in known:
-            raise ConfigError(f"operators: {name!r} is no operator of {model.name} that can move; expected {one_of(known)}")
-    if layout.pp > 1 or layout.dp > 1 or spec.speculative_config is not None:
-        key = (
-            "pipeline_parallel_size"
-            if layout.pp > 1
-            else "data_parallel_group" if layout.dp > 1 else "speculative_config"
-        )
-        raise ConfigError(f"operators: other devices beside {key} are not simulated; expected no {key}")
+            raise ConfigError(
+                f"operators: {name!r} is no operator of {model.name} that can move{nearest(name, known)}; expected "
+                f"{one_of(known)}"
+            )
+    conflicts = {
+        "pipeline_parallel_size": layout.pp > 1,
+        "data_parallel_group": layout.dp > 1,
+        "speculative_config": spec.speculative_config is not None,
+    }
+    for key, is_stated in conflicts.items():
+        if is_stated:
+            raise ConfigError(f"operators: other devices beside {key} are not simulated; expected no {key}")
     if ATTENTION in spec.operators:
         _check_kv(spec)
 
@@ -213,9 +218,8 @@ def _helpers(
                 workshop.memories.computes(place, devices[name].num_channels)
             helper = devices[name]
             if operator not in helper.device.operators:
-                raise ConfigError(
-                    f"the memory {name!r} does not compute {operator!r}; it computes {one_of(sorted(helper.device.operators))}"
-                )
+                can = one_of(sorted(helper.device.operators))
+                raise ConfigError(f"the memory {name!r} does not compute {operator!r}; it computes {can}")
         found[operator] = helper
     return found
 
@@ -233,14 +237,12 @@ def _device(request: OffloadRequest, place: Place, name: str, workshop: _Worksho
             processor = find_accelerator(memory.processor, workshop.shelf.accelerators)
         return make_processor(processor, model, ParallelLayout())
     if memory.pim is None:
-        raise ConfigError(f"{name!r} does not compute; expected {key}.pim, the name of a memory that does, or processor")
+        raise ConfigError(f"{name!r} does not compute; expected {key}.pim, a memory that does, or {key}.processor")
     with located(f"{key}.pim"):
         if ":" in memory.pim:
             own: OffloadDevice = make_plugin("pim", memory.pim, {}, (model, size), _METHODS)
             return own
-        return make_pim(
-            find_pim(memory.pim, workshop.shelf.base), model, ParallelLayout(), size, memory.pim_model
-        )
+        return make_pim(find_pim(memory.pim, workshop.shelf.base), model, ParallelLayout(), size, memory.pim_model)
 
 
 def _claim_weights(request: OffloadRequest, places: Mapping[str, Place], memories: Memories) -> None:
@@ -262,7 +264,8 @@ def _claim_kv(
     requests: Sequence[OffloadRequest], places: Mapping[int, Mapping[str, Place]], memories: Memories
 ) -> dict[int, int]:
     """Keep room for KV blocks: what is stated, then equal parts of the rest; return how many each has."""
-    with_kv = [(r, places[r.index][r.spec.operators[ATTENTION]]) for r in requests if ATTENTION in (r.spec.operators or {})]
+    where = {r.index: (r.spec.operators or {}).get(ATTENTION) for r in requests}
+    with_kv = [(r, places[r.index][name]) for r in requests if (name := where[r.index]) is not None]
     blocks = {r.index: r.spec.num_gpu_blocks for r, _ in with_kv if r.spec.num_gpu_blocks is not None}
     for request, place in with_kv:
         if request.index in blocks:

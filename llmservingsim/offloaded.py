@@ -61,9 +61,9 @@ class OffloadedIterations:
         whole = self._made(self._whole, Form.of(shape), Form.of(shape))
         if sums is not None:
             whole.requests, whole.context_tokens = sums.requests.sum(axis=0), sums.context_tokens.sum(axis=0)
-            if self._interleaving != "never" and (pieces := self._split(shape, sums)):
-                if self._interleaving == "always" or predict_ns(pieces) < predict_ns([(whole, shape)]):
-                    return self._interleaved(pieces)
+            pieces = self._split(shape, sums) if self._interleaving != "never" else []
+            if pieces and (self._interleaving == "always" or predict_ns(pieces) < predict_ns([(whole, shape)])):
+                return self._interleaved(pieces)
         return None if whole is self._base else self._variant((whole.form,), lambda: whole)
 
     def _split(self, shape: BatchShape, sums: GroupSums) -> list[Piece]:

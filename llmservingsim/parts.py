@@ -209,7 +209,7 @@ class Parts:
         serving, tp = self.serving, self.layout.tp
         sizes = self._capture_sizes()
         source = self._latency_source(libraries, self.model, self.layout, serving.latency.source)
-        built = []
+        built: list[IterationBuilder] = []
         for stage in range(self.layout.pp):
             ranks = [member[stage * tp : (stage + 1) * tp] for member in member_ranks]
             experts = plan_routing(

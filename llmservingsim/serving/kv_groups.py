@@ -75,7 +75,7 @@ class KvGroups:
         cohort.watcher = self
 
     def held_tokens(self) -> Values:
-        """Return the tokens whose KV lies in each half of each group after the last batch, shape ``[halves, groups]``."""
+        """Return the tokens of each half of each group after the last batch, shape ``[halves, groups]``."""
         return self._held().reshape(self._shape)
 
     def cell_of(self, request: Request) -> tuple[int, int] | None:

@@ -10,8 +10,8 @@ What the run reads is stored to where it computes once the operator before has e
 PIM_COMP node, or one per group of channels; its result is loaded, and what follows waits for that. Stores of a rank run
 one after another, and so do its loads, as on two streams.
 
-Keys and values of prompt chunks are stored from the same moment on and only the end of the iteration waits for it; those
-of the tokens before a chunk are loaded first, for the chunk's attention on the accelerator.
+Keys and values of prompt chunks are stored from the same moment on and only the end of the iteration waits for it;
+those of the tokens before a chunk are loaded first, for the chunk's attention on the accelerator.
 """
 
 from __future__ import annotations
@@ -52,6 +52,9 @@ class Form(NamedTuple):
     def of(cls, shape: BatchShape) -> Form:
         """Return that of a batch."""
         return cls(shape.num_decodes > 0, bool(shape.prefills), any(chunk.context_len for chunk in shape.prefills))
+
+
+DECODES = Form(has_decodes=True)
 
 
 class Link(NamedTuple):
@@ -190,14 +193,14 @@ class OffloadBuilder(IterationBuilder):
     """
 
     offload: OffloadPlan | None = None
-    form: Form = Form(has_decodes=True)
+    form: Form = DECODES
 
     def __post_init__(self) -> None:
-        assert self.offload is not None and self.fetches is not None
+        assert self.offload is not None
         if isinstance(self.source, AcceleratorPart):
             self.source = self.source.source
-        self._moved = self.offload.moved(self.form)
-        self.source = accelerator_part(self.source, self._moved)
+        self._away = self.offload.moved(self.form)
+        self.source = accelerator_part(self.source, self._away)
         self.requests = self.context_tokens = NOBODY
         self.others: list[OffloadBuilder] = []
         super().__post_init__()
@@ -228,9 +231,9 @@ class OffloadBuilder(IterationBuilder):
 
     def attention_ns(self) -> Values:
         """Return what the decode attention of one block takes in each group of channels."""
-        if ATTENTION not in self._moved:
+        if ATTENTION not in self._away:
             return NOBODY
-        return self._moved[ATTENTION].device.attention_ns(self.requests, self.context_tokens)
+        return self._away[ATTENTION].device.attention_ns(self.requests, self.context_tokens)
 
     @property
     def attention_run(self) -> Run | None:
@@ -266,7 +269,7 @@ class OffloadBuilder(IterationBuilder):
         """Time of every PIM_COMP node; a rank takes its share of the channels' time, one after another."""
         (shape,) = shapes
         times: dict[str, Values] = {}
-        for name, helper in self._moved.items():
+        for name, helper in self._away.items():
             taken = self.attention_ns() if name == ATTENTION else np.array([helper.device.latency_ns(name, shape)])
             parts = -(-taken // self.layout.tp)
             times[name] = np.broadcast_to(parts if helper.per_group else parts.max(), helper.num_channels)
@@ -298,7 +301,7 @@ class OffloadBuilder(IterationBuilder):
         index = 0
         for segment in segments:
             names = [step.operator.name for step in segment.steps]
-            helpers = [self._moved.get(name) for name in names]
+            helpers = [self._away.get(name) for name in names]
             first = 0
             while first < len(names):
                 helper, end = helpers[first], first + 1
@@ -374,4 +377,3 @@ class _RunIssuer(Issuer):
             channel=channel,
             data_deps=tuple(behind),
         )
-

@@ -135,10 +135,13 @@ class KvGroups:
         self._named_tokens[cell] += tokens
 
     def _admit(self, request: Request) -> _Seat:
-        """Give a request the group with the fewest tokens, and there the half with fewer; the first of equals."""
+        """Give a request the group with the fewest tokens, and there the half with fewer; the first of equals.
+
+        Between halves that are equal there, the one with fewer tokens in all groups.
+        """
         held = self._held().reshape(self._shape)
         group = int(held.sum(axis=0).argmin())
-        half = int(held[:, group].argmin())
+        half = min(range(HALVES), key=lambda h: (held[h, group], held[h].sum()))
         self._seats[request] = seat = _Seat(half * self._shape[1] + group, 0, request.num_preemptions)
         return seat
 

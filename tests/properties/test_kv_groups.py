@@ -81,7 +81,7 @@ def test_a_request_goes_to_the_emptiest_group() -> None:
     batch = engine.next_batch(0)
     assert batch is not None
     groups.formed(batch)
-    assert [groups.cell_of(request) for request in requests] == [(0, 0), (1, 1), (0, 1), (0, 1), (1, 0)]
+    assert [groups.cell_of(request) for request in requests] == [(0, 0), (1, 1), (0, 1), (1, 1), (1, 0)]
     assert groups.held_tokens().sum(axis=0).tolist() == [55, 80]
 
 

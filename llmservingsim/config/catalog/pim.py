@@ -203,7 +203,7 @@ def _contradiction(spec: PimSpec) -> str:
             spec.unit_place == "controller" and spec.units != 1
         ),
         f"trfc {spec.trfc} leaves no time between refreshes every trefi {spec.trefi} cycles": spec.trfc >= spec.trefi,
-        f"channel_bytes: {format_size(spec.channel_bytes)} is less than the {format_size(held)} of banks, rows and columns": (
+        f"channel_bytes: {format_size(spec.channel_bytes)} is less than the {format_size(held)} of its banks": (
             held > spec.channel_bytes
         ),
     }

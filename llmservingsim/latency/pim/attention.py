@@ -5,12 +5,13 @@ channel computes one after another:
 
 1. *Append*: the new key and value cross the bus and are written into a row each: ``2 (d b / bus + tRP + tRCD + tWR)``.
 2. *Scores*: g queries are broadcast and the keys are read. A key lies whole in one bank, the keys spread over the U
-   units.
+   units. All queries use an open row. Where the buffer does not hold them all, they are sent again for each round of
+   rows, or the rows opened again, whichever is shorter.
 3. *Softmax* in the channel's controller, while ``g T`` scores come out and ``g T`` probabilities go in: online, so one
    pass each way (Milakov and Gimelshein, 2018). A value takes as long as the bus or the softmax unit need, the longer
    of both.
 4. *Values*: the values are read, and ``g d`` results read out. Values lie transposed, in tiles of as many tokens as the
-   buffer holds probabilities of, the d outputs spread over the units.
+   buffer holds probabilities of all g heads of, the d outputs spread over the units.
 
 Reads, rows and operands are those of `llmservingsim.latency.pim.channel`. What a group is asked is known by its sums
 alone (requests, context), so whatever comes in whole pieces is counted with its mean: ``ceil(T / q)`` of a context that
@@ -62,6 +63,11 @@ def attention_time(channel: Channel, heads: Heads, element_bytes: int) -> Attent
     return AttentionTime(fixed, per_token)
 
 
+def _rounds(channel: Channel, token_bytes: int) -> _Linear:
+    """How often all banks open a row, for keys or values of so many bytes per token."""
+    return _pieces(max(1, channel.spec.banks * channel.spec.page_bytes // token_bytes))
+
+
 def _append(channel: Channel, heads: Heads, element_bytes: int) -> _Linear:
     spec = channel.spec
     bus_ns = heads.head_dim * element_bytes / spec.channel_bandwidth * NS_PER_S
@@ -72,13 +78,29 @@ def _scores(channel: Channel, heads: Heads, element_bytes: int) -> _Linear:
     spec = channel.spec
     key_bytes = heads.head_dim * element_bytes
     accesses = _scaled(_pieces(spec.units), -(-key_bytes // spec.access_bytes))
-    rounds = _pieces(max(1, spec.banks * spec.page_bytes // key_bytes))
+    rounds = _rounds(channel, key_bytes)
     queries_ns = heads.sharing * key_bytes * channel.bus_ns_per_byte
-    held = min(heads.sharing, spec.vectors_per_read)
-    partial = (-(-key_bytes * held // spec.buffer_bytes) - 1) * heads.sharing * element_bytes * channel.bus_ns_per_byte
-    again = queries_ns * held / (spec.units * spec.accumulators)
-    fixed = _Linear(spec.command_ns + channel.turnaround_ns() + queries_ns, min(partial, again))
-    return _sum(fixed, _read(channel, heads, element_bytes, accesses, rounds))
+    fixed = _Linear(
+        spec.command_ns + channel.turnaround_ns() + queries_ns, _partial_scores(channel, heads, element_bytes)
+    )
+    again = _scaled(rounds, _queries_again_ns(channel, heads, element_bytes))
+    return _sum(fixed, _read(channel, heads, element_bytes, accesses, rounds), again)
+
+
+def _queries_again_ns(channel: Channel, heads: Heads, element_bytes: int) -> float:
+    """Where the buffer does not hold all queries: they are sent again for each round of rows, or rows opened again."""
+    size = heads.sharing * heads.head_dim * element_bytes
+    fillings = -(-size // channel.spec.buffer_bytes)
+    return min(size * channel.bus_ns_per_byte if fillings > 1 else 0.0, (fillings - 1) * channel.open_ns(element_bytes))
+
+
+def _partial_scores(channel: Channel, heads: Heads, element_bytes: int) -> float:
+    """Where a query alone exceeds the buffer, and a round's keys the accumulators: further read-out per token."""
+    spec = channel.spec
+    key_bytes = heads.head_dim * element_bytes
+    if spec.page_bytes * spec.banks_per_unit // key_bytes <= spec.accumulators:
+        return 0.0
+    return (-(-key_bytes // spec.buffer_bytes) - 1) * heads.sharing * element_bytes * channel.bus_ns_per_byte
 
 
 def _values(channel: Channel, heads: Heads, element_bytes: int) -> _Linear:
@@ -86,7 +108,7 @@ def _values(channel: Channel, heads: Heads, element_bytes: int) -> _Linear:
     value_bytes = heads.head_dim * element_bytes
     outputs_per_unit = -(-heads.head_dim // spec.units)
     accesses = _scaled(_pieces(max(1, spec.access_bytes // element_bytes)), outputs_per_unit)
-    rounds = _pieces(max(1, spec.banks * spec.page_bytes // value_bytes))
+    rounds = _rounds(channel, value_bytes)
     fixed = _Linear(spec.command_ns + channel.turnaround_ns(), 0.0)
     results = _results(channel, heads, element_bytes, outputs_per_unit)
     return _sum(fixed, _read(channel, heads, element_bytes, accesses, rounds), results)
@@ -95,10 +117,9 @@ def _values(channel: Channel, heads: Heads, element_bytes: int) -> _Linear:
 def _results(channel: Channel, heads: Heads, element_bytes: int, outputs_per_unit: int) -> _Linear:
     """Results over the bus: partial ones for each filling of the buffer, or whole ones and probabilities sent again."""
     spec = channel.spec
-    held = min(heads.sharing, spec.vectors_per_read)
     once_ns = heads.sharing * heads.head_dim * element_bytes * channel.bus_ns_per_byte
-    fillings = _pieces(max(1, spec.buffer_bytes // (held * element_bytes)))
-    tiles = -(-outputs_per_unit * held // spec.accumulators)
+    fillings = _pieces(max(1, spec.buffer_bytes // (heads.sharing * element_bytes)))
+    tiles = -(-outputs_per_unit * heads.sharing // spec.accumulators)
     again = _Linear(once_ns, (tiles - 1) * heads.sharing * element_bytes * channel.bus_ns_per_byte)
     return min(_scaled(fillings, once_ns), again, key=lambda term: term.per_token)
 

@@ -14,6 +14,7 @@ Newton (He et al., MICRO 2020), from which the phases are taken:
   ``stagger + tRP + max(tRCD, tRAS - S t(1))``, ``stagger = (ceil(banks / a) - 1) * tFAW``. A unit in the controller
   reads from other banks meanwhile. An access then takes ``max(t, period / S)``, where ``period`` is
   ``max(tRCD + page t / access + tRP, tRAS + tRP, ceil(banks / a) * tFAW)``, and only the first row is waited for.
+  All vectors that the buffer holds use an open row; for the next ones, rows are opened again.
 - *Operands.* Inputs are broadcast and results read out over the channel's bus, which a unit in the controller does not
   need. Where the inputs exceed the buffer, or the outputs the accumulators, either partial results are read out for
   each filling of the buffer, or inputs are sent again for each filling of the accumulators, whichever is less.

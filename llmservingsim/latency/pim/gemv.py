@@ -3,7 +3,8 @@
 A weight matrix is spread over all channels: cut into ``parts`` along its inputs, whose partial sums the controllers add
 as they read them out, and over the remaining channels along its outputs. The cut is the power of two that makes a
 product with one vector shortest; it stays, because weights do not move. A batch of m tokens reads the weights
-``ceil(m / vectors_per_read)`` times. Channels work at the same time and alike, so the time is that of one:
+``ceil(m / vectors_per_read)`` times, and opens their rows once for as many tokens as the buffer holds. Channels work at
+the same time and alike, so the time is that of one:
 
     t = (command + CWL + CL + reads + rows + operands) / (1 - tRFC / tREFI)
 
@@ -95,7 +96,8 @@ class MatrixTimes:
         outputs_per_unit = -(-matrix.outputs // ((self._channels // parts) * spec.units))
         row_accesses = -(-inputs * matrix.element_bytes // spec.access_bytes)
         accesses = outputs_per_unit * row_accesses
-        rounds = 1 if channel.in_controller else -(-accesses // channel.accesses_per_round)
+        passes = -(-vectors // max(1, spec.buffer_bytes // (inputs * fp)))
+        rounds = 1 if channel.in_controller else passes * -(-accesses // channel.accesses_per_round)
         operands = channel.operands(inputs * fp, outputs_per_unit * spec.units * fp, outputs_per_unit, vectors)
         busy_ns = (
             spec.command_ns

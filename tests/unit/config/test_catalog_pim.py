@@ -200,7 +200,7 @@ def test_a_plain_dramsim3_file_lacks_rate_and_power(tmp_path: Path) -> None:
         (("columns = 64", "columns = 63"), r"x.ini: a row of 63 columns of 128 bits is no multiple of an access of 4"),
         (
             ("channel_size = 1024", "channel_size = 8"),
-            r"x.ini: channel_bytes: 8.00 MiB is less than the 512.00 MiB of banks",
+            r"x.ini: channel_bytes: 8.00 MiB is less than the 512.00 MiB of its banks",
         ),
     ],
 )

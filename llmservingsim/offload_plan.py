@@ -214,7 +214,8 @@ def _helpers(
             if name not in devices:
                 device = _device(request, place, name, workshop)
                 link = Link(*workshop.memories.rate(place))
-                devices[name] = Helper(name, device, link, per_group=users[place] > 1)
+                meets_others = users[place] > 1 or request.spec.sub_batch_interleaving != "never"
+                devices[name] = Helper(name, device, link, per_group=meets_others)
                 workshop.memories.computes(place, devices[name].num_channels)
             helper = devices[name]
             if operator not in helper.device.operators:

@@ -1,9 +1,9 @@
 """Two halves of a batch as two chains of one graph on the same ranks, and how long that takes.
 
 As in NeuPIMs (Heo et al., ASPLOS 2024, "sub-batch interleaving"): while the memory computes the attention of one half,
-the accelerator computes the layers of the other. The accelerator takes what is ready, earlier blocks first and the
-first half before the second; collectives of the halves take turns, as on one stream of NCCL. Each half is priced as a
-batch of its own, so weights are read twice, which is what splitting costs.
+the accelerator computes the layers of the other. The halves take turns on the accelerator, as launched on one stream:
+what one computes up to its next attention or collective, then the same of the other; and their collectives take turns
+on another. Each half is priced as a batch of its own, so weights are read twice, which is what splitting costs.
 """
 
 from __future__ import annotations
@@ -101,13 +101,14 @@ def _interleave(halves: Sequence[tuple[Graph, Sequence[int]]]) -> tuple[Graph, N
     offsets = (0, len(halves[0][0]))
     place = {(half, i): new for new, (_, _, half, i, _) in enumerate(listed)}
     nodes: list[Node] = []
-    last: dict[int, int] = {}
+    last: dict[tuple[int, NodeType], int] = {}
     for rank_class, _, half, _, node in listed:
         behind = tuple(place[half, dep] for dep in node.data_deps)
         turn: tuple[int, ...] = ()
-        if node.type is NodeType.COMM_COLL:
-            turn = (last[rank_class],) if rank_class in last else ()
-            last[rank_class] = len(nodes)
+        if node.type in (NodeType.COMP, NodeType.COMM_COLL):
+            stream = rank_class, node.type
+            turn = (last[stream],) if stream in last and last[stream] not in behind else ()
+            last[stream] = len(nodes)
         nodes.append(replace(node, name=f"half{half}.{node.name}", data_deps=behind, ctrl_deps=turn))
     graph = Graph.from_nodes(nodes, halves[0][0].rank_classes, halves[0][0].groups)
     return graph, np.array([offsets[half] + i for _, _, half, i, _ in listed], dtype=np.int64)
@@ -116,11 +117,12 @@ def _interleave(halves: Sequence[tuple[Graph, Sequence[int]]]) -> tuple[Graph, N
 def predict_ns(pieces: Sequence[Piece]) -> float:
     """Return what an iteration takes whose batch is in one piece, or in two halves.
 
-    The accelerator takes the layers of the pieces in turn, and the memory their attention; collectives, and waiting
-    for others on the way to the memory, are left out.
+    The accelerator takes the layers of the pieces in turn, and each group of channels their attention; collectives,
+    and waiting for others on the way to the memory, are left out.
     """
     costs = [_Costs(builder, shape) for builder, shape in pieces]
-    accelerator = memory = 0.0
+    accelerator = 0.0
+    free_at = np.zeros(1)
     for turn in range(len(costs[0].jobs)):
         for cost in costs:
             accelerator = max(accelerator, cost.ready) + cost.jobs[turn]
@@ -132,9 +134,9 @@ def predict_ns(pieces: Sequence[Piece]) -> float:
             if cost.prompts_ns:
                 accelerator += cost.prompts_ns
                 cost.ready = accelerator
-            if cost.memory_ns:
-                memory = max(memory, begin + cost.there_ns) + cost.memory_ns
-                cost.ready = max(cost.ready, memory + cost.back_ns)
+            if cost.memory_ns is not None:
+                free_at = np.maximum(free_at, begin + cost.there_ns) + cost.memory_ns
+                cost.ready = max(cost.ready, float(free_at.max(where=cost.is_asked, initial=0)) + cost.back_ns)
     return accelerator
 
 
@@ -144,17 +146,21 @@ class _Costs:
     Attributes:
         jobs: Time of what is computed before the first attention, between two, and behind the last one.
         prompts_ns: Of the attention of prompt chunks in a block.
-        there_ns, memory_ns, back_ns: Of that of decodes: bringing what it reads, computing, and its result.
+        there_ns, memory_ns, back_ns: Of that of decodes: bringing what it reads, computing by groups, and its result.
+        is_asked: Which groups compute.
         ready: When the next job can begin.
     """
 
     def __init__(self, builder: OffloadBuilder, shape: BatchShape) -> None:
         self.jobs = builder.jobs_ns(shape)
         self.prompts_ns = builder.source.latency_ns(ATTENTION, shape)
-        self.ready = self.memory_ns = self.there_ns = self.back_ns = 0.0
+        self.ready = self.there_ns = self.back_ns = 0.0
+        self.memory_ns: NDArray[np.float64] | None = None
         run = builder.attention_run
         if run is not None:
             link = run.helper.link
-            self.memory_ns = link.latency_ns + float(builder.attention_ns().max())
+            taken = builder.attention_ns()
+            self.is_asked = taken > 0
+            self.memory_ns = np.asarray((taken + link.latency_ns) * self.is_asked, dtype=np.float64)
             self.there_ns = link.store_ns(shape.num_decodes * run.store.num_bytes)
             self.back_ns = link.load_ns(shape.num_decodes * run.load.num_bytes)

@@ -81,7 +81,8 @@ class Helper:
         where: Name of the memory that it belongs to.
         device: What times it. It computes the shares of all tensor-parallel ranks.
         link: To the memory.
-        per_group: Whether each group of channels is a node of its own, because other instances use them too.
+        per_group: Whether each group of channels is a node of its own, because it may find others there: those of
+            other instances, or of the other half of a batch. Else one node stands for the longest.
     """
 
     where: str

@@ -38,13 +38,30 @@ def test_where_the_accelerator_takes_longer_it_never_waits() -> None:
 
 
 def test_where_the_memory_takes_longer_it_never_waits() -> None:
-    """From the arrival of the first half's queries it computes 32 times, then the second half is brought to its end."""
-    taken, _ = decode_ns("always", 60_000)
-    attention_ns = LATENCY_NS + REQUEST_NS + 60_001
-    assert attention_ns > LAYERS_NS + access_ns(READ_BYTES) + access_ns(WRITTEN_BYTES)
-    begin_ns = ACCELERATOR_NS["embedding"] + QKV_NS + access_ns(READ_BYTES)
-    end_ns = access_ns(WRITTEN_BYTES) + O_NS + ACCELERATOR_NS["sampler"]
+    """From the arrival of the first half's queries it computes 32 times, then the second half is brought to its end.
+
+    Four requests: both halves have one in each of the two groups.
+    """
+    taken, _ = decode_ns("always", 30_000, requests=4)
+    attention_ns = LATENCY_NS + REQUEST_NS + 30_001
+    assert attention_ns > LAYERS_NS
+    begin_ns = ACCELERATOR_NS["embedding"] + QKV_NS + access_ns(2 * READ_BYTES)
+    end_ns = access_ns(2 * WRITTEN_BYTES) + O_NS + ACCELERATOR_NS["sampler"]
     assert taken == begin_ns + 2 * BLOCKS * attention_ns + end_ns
+
+
+def test_halves_in_different_groups_do_not_wait_for_each_other() -> None:
+    """Two requests, each in a group of its own, and each a half: both are in memory at the same time.
+
+    The second half's queries come later by one projection; from then on both go round at the same pace.
+    """
+    taken, _ = decode_ns("always", 60_000)
+    away_ns = access_ns(READ_BYTES) + LATENCY_NS + REQUEST_NS + 60_001 + access_ns(WRITTEN_BYTES)
+    assert away_ns > LAYERS_NS
+    first_ns = ACCELERATOR_NS["embedding"] + QKV_NS + BLOCKS * away_ns + (BLOCKS - 1) * LAYERS_NS
+    second_ns = first_ns + ACCELERATOR_NS["embedding"] + QKV_NS
+    behind = max(second_ns, first_ns + O_NS + ACCELERATOR_NS["sampler"])
+    assert taken == pytest.approx(behind + O_NS + ACCELERATOR_NS["sampler"], abs=BLOCKS * (LATENCY_NS + LAYERS_NS))
 
 
 def test_a_batch_in_one_piece_takes_everything_in_turn() -> None:

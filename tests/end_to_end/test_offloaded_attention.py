@@ -212,7 +212,9 @@ def test_what_cannot_be_is_refused_by_name(keys: dict[str, Any], message: str) -
 def test_a_memory_that_does_not_compute_is_refused() -> None:
     data = run_file()
     del data["nodes"][0]["cpu_memory"]["pim"]
-    with pytest.raises(ConfigError, match=r"operators.attention: 'cpu' does not compute; expected nodes\[0\].cpu_memory.pim"):
+    with pytest.raises(
+        ConfigError, match=r"operators.attention: 'cpu' does not compute; expected nodes\[0\].cpu_memory.pim"
+    ):
         Run(data, [REQUEST])
 
 

@@ -62,9 +62,9 @@ def test_two_halves_overlap_within_bounds_and_as_predicted(
     serial = sum(timed_ns(backend, builder, shape) for builder, shape in pieces)
     durations = together.durations_ns(())
     computed = int(durations[together.template.type == NodeType.COMP].sum())
-    in_memory = together.template.type == NodeType.PIM_COMP
-    memory = int(durations[in_memory].sum()) + LATENCY_NS * int(in_memory.sum())
-    assert max(computed, memory) <= taken <= serial
+    in_memory = np.flatnonzero(together.template.type == NodeType.PIM_COMP)
+    busy = np.bincount(together.template.channel[in_memory], weights=durations[in_memory] + LATENCY_NS, minlength=1)
+    assert max(computed, busy.max()) <= taken <= serial
     has_prompts = one[0].prefills or other[0].prefills
     if not has_prompts:  # whose keys and values travel as well
-        assert abs(predict_ns(pieces) - taken) <= 0.03 * taken
+        assert abs(predict_ns(pieces) - taken) <= 0.01 * taken

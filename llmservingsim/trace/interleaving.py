@@ -103,13 +103,12 @@ def _interleave(halves: Sequence[tuple[Graph, Sequence[int]]]) -> tuple[Graph, N
     nodes: list[Node] = []
     last: dict[tuple[int, NodeType], int] = {}
     for rank_class, _, half, _, node in listed:
-        behind = tuple(place[half, dep] for dep in node.data_deps)
-        turn: tuple[int, ...] = ()
+        behind = {place[half, dep] for dep in node.data_deps}
+        stream = rank_class, node.type
         if node.type in (NodeType.COMP, NodeType.COMM_COLL):
-            stream = rank_class, node.type
-            turn = (last[stream],) if stream in last and last[stream] not in behind else ()
+            behind = behind.union([last[stream]] if stream in last else [])
             last[stream] = len(nodes)
-        nodes.append(replace(node, name=f"half{half}.{node.name}", data_deps=behind, ctrl_deps=turn))
+        nodes.append(replace(node, name=f"half{half}.{node.name}", data_deps=tuple(sorted(behind))))
     graph = Graph.from_nodes(nodes, halves[0][0].rank_classes, halves[0][0].groups)
     return graph, np.array([offsets[half] + i for _, _, half, i, _ in listed], dtype=np.int64)
 

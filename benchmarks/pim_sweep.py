@@ -6,6 +6,7 @@ memory, and that in two halves.
 """
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ def resolved(hardware: str, memory: str, *, offloads: bool) -> Run:
     instance: dict[str, Any] = {"model": MODEL, "hardware": hardware}
     host: dict[str, Any] = {"size": "256GiB", "bandwidth": "48GB/s", "latency": "1us", "pim": memory}
     if offloads:
-        instance |= {"operators": {"attention": "cpu"}}
+        instance |= {"operators": {"attention": "cpu"}, "sub_batch_interleaving": "always"}
     return Run({"nodes": [{"instances": [instance], "cpu_memory": host}]}, [RequestSpec(0, 0, 8, 2)])
 
 
@@ -48,12 +49,16 @@ def decodes(batch: int, context: int) -> BatchShape:
     return BatchShape((), batch, batch * context, context, batch)
 
 
-def spread(builder: OffloadBuilder, batch: int, context: int) -> None:
-    """Give the groups of channels equally many of a batch's requests."""
-    assert builder.offload is not None
-    groups = builder.offload.helpers["attention"].device.num_groups
-    builder.requests = np.array([len(range(group, batch, groups)) for group in range(groups)], dtype=np.int64)
-    builder.context_tokens = builder.requests * context
+def spread(whole: OffloadBuilder, halves: Sequence[OffloadBuilder], batch: int, context: int) -> None:
+    """Give the groups of channels, and their halves, equally many of a batch's requests."""
+    assert whole.offload is not None
+    groups = whole.offload.helpers["attention"].device.num_groups
+    requests = np.zeros((HALVES, groups), dtype=np.int64)
+    for number in range(batch):
+        turn, group = divmod(number, groups)
+        requests[(number + turn * (groups + 1)) % HALVES, group] += 1
+    for builder, own in zip((whole, *halves), (requests.sum(axis=0), *requests), strict=True):
+        builder.requests, builder.context_tokens = own, own * context
 
 
 def main() -> None:
@@ -74,12 +79,10 @@ def main() -> None:
             if batch * context <= fits[0]:
                 found[0] = taken_ms(alone, alone.system.instances[0].builder, decodes(batch, context))
             if batch * context <= fits[1]:
-                spread(whole, batch, context)
+                spread(whole, halves, batch, context)
                 found[1] = taken_ms(offloaded, whole, decodes(batch, context))
             if batch >= HALVES and found[1] is not None:
-                parts = (batch - batch // HALVES, batch // HALVES)
-                for half, part in zip(halves, parts, strict=True):
-                    spread(half, part, context)
+                parts = [int(half.requests.sum()) for half in halves]
                 split.shapes = (decodes(parts[0], context), decodes(parts[1], context))
                 found[2] = taken_ms(offloaded, split, decodes(batch, context))
             cells.append(" / ".join(f"{ms:.1f}" if ms is not None else "-" for ms in found))

@@ -259,6 +259,8 @@ class Parts:
         weights, block = min(stages, key=self._blocks_left)
         if self.offloading is not None and self.offloading.kv_blocks is not None:
             blocks = self.offloading.kv_blocks
+            if serving.num_gpu_blocks is None:
+                self._check_weights(weights)
         elif serving.num_gpu_blocks is not None:
             blocks = serving.num_gpu_blocks
         elif self.spec.kv_memory_model == "weights_only":
@@ -273,6 +275,13 @@ class Parts:
                 f"{_KV_BLOCKS_MAX:,}: lower num_gpu_blocks or memory_size, or raise block_size"
             )
         return DeviceMemory(self.accelerator.memory_bytes, weights, block, blocks, report)
+
+    def _check_weights(self, weights: int) -> None:
+        """Raise CapacityError if the device cannot run the model even without any KV."""
+        if self.spec.kv_memory_model == "vllm":
+            predict_kv_blocks(self.model, self.layout, self._capacity_inputs())
+        elif weights > self._usable_bytes():
+            self._blocks_beside_weights(weights, 1)
 
     def _stage_memory(self, stage: int) -> tuple[int, int]:
         """Bytes of the weights, and of a KV block, on one device of a stage."""

@@ -179,6 +179,12 @@ def test_instances_share_a_memory_in_equal_parts_behind_what_is_stated() -> None
     assert [i.memory.num_blocks for i in run.system.instances] == [rest, rest, 1000]
 
 
+@pytest.mark.parametrize("how", ["vllm", "weights_only"])
+def test_weights_that_do_not_fit_are_refused_although_no_kv_lies_on_the_device(how: str) -> None:
+    with pytest.raises(CapacityError, match="Llama-3.2-1B"):
+        Run(run_file(memory_size="2GiB", kv_memory_model=how), [REQUEST])
+
+
 def test_too_little_room_is_refused_with_who_has_what() -> None:
     with pytest.raises(CapacityError, match=r"(?s)KV of instance 1: .* do not fit.*KV of instance 0"):
         Run(run_file({"num_gpu_blocks": 60_000}, {"num_gpu_blocks": 90_000}), [REQUEST])

@@ -24,6 +24,7 @@ from llmservingsim.latency import ExpertWork
 from llmservingsim.report import RequestRecord
 from llmservingsim.shapes import BatchShape
 from llmservingsim.workload import RequestSpec, Session
+from tests import offload_device
 
 US, MS = 1_000, 1_000_000
 DENSE, LARGER = "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.2-3B"
@@ -42,6 +43,7 @@ SMALL_EXPERTS = {
     "max_position_embeddings": 4096,
     "torch_dtype": "bfloat16",
 }
+MOVING = ("prefix_storage", "prefix_sharing", "preemption_mode", "swap_space")
 REFUSALS = {
     "lock step and cannot stop one by one": "groups are not scaled",
     "pushes choose a decode instance before": "pushes need all decode instances",
@@ -53,6 +55,9 @@ REFUSALS = {
     "draft_model cannot be scheduled asynchronously": "drafts of a model need the tokens",
     "makes a batch wait for memory": "tiers in line need one stage and no group",
     "whose batches cannot wait for KV": "blocking loads need one stage and no group",
+    "where attention runs; expected no": "KV that lies where attention runs does not move",
+    "operators: other devices beside": "other devices follow one stage without drafts and groups",
+    "not simulated for a mixture of experts": "halves of a mixture of experts",
 }
 """What combinations are refused, by a part of the message."""
 
@@ -174,6 +179,13 @@ def instances(draw: st.DrawFn, experts: str, role: str, model: str) -> list[dict
             "expert_prefetch": draw(st.sampled_from(["all", "on_demand"])) if model == experts else "all",
             "cached_experts": draw(st.integers(0, 1)) if model == experts else 0,
         }
+    if role == "kv_both" and draw(st.integers(0, 2)) == 0:
+        made |= {
+            "operators": {"attention": draw(st.sampled_from(["cpu", "cxl:1"]))},
+            "sub_batch_interleaving": draw(st.sampled_from(["never", "always", "auto"])),
+        }
+        if draw(st.integers(0, 5)):
+            return [made | {"speculative_config": None, "pipeline_parallel_size": 1}]
     if (
         model == experts
         and draw(st.booleans())
@@ -226,6 +238,9 @@ def configs(draw: st.DrawFn, experts: str) -> dict[str, Any]:
     if (in_line or "swap_space" in serving) and draw(st.integers(0, 5)):  # they need one stage and no group
         listed = [one | {"pipeline_parallel_size": 1, "data_parallel_group": None} for one in listed]
     memory = {"size": "40GiB", "bandwidth": draw(st.sampled_from(["20GB/s", "200GB/s"])), "latency": "100ns"}
+    memory["pim"] = f"{offload_device.__name__}:Memory"
+    if any(one.get("operators") for one in listed) and draw(st.integers(0, 5)):  # KV in a memory does not move
+        serving = {key: value for key, value in serving.items() if key not in MOVING}
     cut = draw(st.integers(1, len(listed)))
     while (
         0 < cut < len(listed)

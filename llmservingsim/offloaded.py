@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +14,7 @@ from llmservingsim.shapes import BatchShape
 from llmservingsim.trace import GraphBuilder
 from llmservingsim.trace.interleaving import InterleavedBuilder, Piece, predict_ns
 from llmservingsim.trace.offloading import ATTENTION, Form, OffloadBuilder
+from llmservingsim.units import NS_PER_MS
 
 Interleaving = Literal["never", "always", "auto"]
 
@@ -36,6 +38,8 @@ class OffloadedIterations:
     Attributes:
         groups: Where the requests' keys and values lie; None if attention stays.
         num_split: Iterations that ran in two halves.
+        busy_ns: For every iteration, the time that groups of channels computed attention, added up over groups and
+            blocks; the graph of a batch that meets no other has the longest group alone.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class OffloadedIterations:
         helper = builder.offload.helpers.get(ATTENTION)
         self.groups = KvGroups(helper.device.num_groups, instance.engine.cohort) if helper is not None else None
         self.num_split = 0
+        self.busy_ns = array("q")
         self._base = builder
         self._backend = backend
         self._interleaving = interleaving
@@ -61,6 +66,7 @@ class OffloadedIterations:
         whole = self._made(self._whole, Form.of(shape), Form.of(shape))
         if sums is not None:
             whole.requests, whole.context_tokens = sums.requests.sum(axis=0), sums.context_tokens.sum(axis=0)
+            self.busy_ns.append(int(whole.attention_ns().sum()) * whole.model.num_layers)
             pieces = self._split(shape, sums) if self._interleaving != "never" else []
             if pieces and (self._interleaving == "always" or predict_ns(pieces) < predict_ns([(whole, shape)])):
                 return self._interleaved(pieces)
@@ -115,4 +121,5 @@ class OffloadedIterations:
             },
             "groups": self.groups.num_groups if self.groups is not None else 0,
             "interleaved_iterations": self.num_split,
+            "attention_ms": sum(self.busy_ns) / NS_PER_MS,
         }

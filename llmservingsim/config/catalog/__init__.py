@@ -3,6 +3,8 @@
 from llmservingsim.config.catalog.accelerator import (
     AcceleratorSpec,
     EfficiencySpec,
+    PowerSpec,
+    PriceSpec,
     catalogued_accelerators,
     find_accelerator,
     load_accelerators,
@@ -20,6 +22,8 @@ __all__ = [
     "ModelSpec",
     "NetworkEntry",
     "PimSpec",
+    "PowerSpec",
+    "PriceSpec",
     "catalogued_accelerators",
     "catalogued_models",
     "catalogued_networks",

@@ -16,7 +16,7 @@ from llmservingsim.config.clients import ClientSpec, TimeoutSpec
 from llmservingsim.config.instance_spec import InstanceSpec, ServingSpec
 from llmservingsim.config.kv_transfer import KvTransferSpec
 from llmservingsim.config.memory_spec import CxlSpec, MemorySpec
-from llmservingsim.config.quantities import Algorithms, Chunks, Count, Shape, Share, check_quantities
+from llmservingsim.config.quantities import Algorithms, Chunks, Count, QuantityError, Shape, Share, check_quantities
 from llmservingsim.config.slo_spec import SloSpec
 from llmservingsim.units import parse_bandwidth, parse_time_ns
 
@@ -33,6 +33,10 @@ class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     instances: tuple[InstanceSpec, ...]
     cpu_memory: MemorySpec | None = None
     storage: MemorySpec | None = None
+
+    def __post_init__(self) -> None:
+        if self.storage is not None and (self.storage.pim or self.storage.processor):
+            raise QuantityError("storage: drives do not compute; expected pim or processor in cpu_memory or cxl_memory")
 
 
 class NetworkSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -226,6 +226,18 @@ def test_a_memory_that_does_not_compute_is_refused() -> None:
         Run(data, [REQUEST])
 
 
+def test_drives_and_two_kinds_of_units_are_refused() -> None:
+    data = run_file()
+    node = data["nodes"][0]
+    node["storage"] = dict(node["cpu_memory"])
+    with pytest.raises(ConfigError, match="storage: drives do not compute; expected pim or processor in cpu_memory"):
+        Run(data, [REQUEST])
+    del node["storage"]
+    node["cpu_memory"]["processor"] = "EPYC-9654"
+    with pytest.raises(ConfigError, match="processor: the memory computes itself"):
+        Run(data, [REQUEST])
+
+
 def test_a_host_processor_computes_attention_too() -> None:
     data = run_file()
     del data["nodes"][0]["cpu_memory"]["pim"]

@@ -238,7 +238,7 @@ def configs(draw: st.DrawFn, experts: str) -> dict[str, Any]:
     if (in_line or "swap_space" in serving) and draw(st.integers(0, 5)):  # they need one stage and no group
         listed = [one | {"pipeline_parallel_size": 1, "data_parallel_group": None} for one in listed]
     memory = {"size": "40GiB", "bandwidth": draw(st.sampled_from(["20GB/s", "200GB/s"])), "latency": "100ns"}
-    memory["pim"] = f"{offload_device.__name__}:Memory"
+    computes = {"pim": f"{offload_device.__name__}:Memory"}
     if any(one.get("operators") for one in listed) and draw(st.integers(0, 5)):  # KV in a memory does not move
         serving = {key: value for key, value in serving.items() if key not in MOVING}
     cut = draw(st.integers(1, len(listed)))
@@ -249,8 +249,8 @@ def configs(draw: st.DrawFn, experts: str) -> dict[str, Any]:
         cut += 1
     nodes = [part for part in (listed[:cut], listed[cut:]) if part]
     data: dict[str, Any] = {
-        "nodes": [{"instances": part, "cpu_memory": memory, "storage": memory} for part in nodes],
-        "cxl_memory": memory | {"num_devices": 2},
+        "nodes": [{"instances": part, "cpu_memory": memory | computes, "storage": memory} for part in nodes],
+        "cxl_memory": memory | computes | {"num_devices": 2},
         "network": {
             "topology": draw(st.sampled_from(["Switch", "FullyConnected"])),
             "bandwidth": draw(st.sampled_from(["1GB/s", "20GB/s"])),

@@ -119,6 +119,11 @@ def check_offloading(spec: InstanceSpec, model: ModelSpec, layout: ParallelLayou
     for key, is_stated in conflicts.items():
         if is_stated:
             raise ConfigError(f"operators: other devices beside {key} are not simulated; expected no {key}")
+    if spec.placement is not None and spec.placement.prefetch_across_iterations:
+        raise ConfigError(
+            "operators: iterations have graphs of several forms, between which no load goes on; expected a placement "
+            "without prefetch_across_iterations"
+        )
     if ATTENTION in spec.operators:
         _check_kv(spec)
 

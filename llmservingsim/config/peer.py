@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from llmservingsim.config.instance_spec import InstanceSpec, ServingSpec
-from llmservingsim.config.memory_spec import CxlSpec, MemorySpec
+from llmservingsim.config.memory_spec import CxlSpec, NodeMemorySpec
 from llmservingsim.config.peer_links import import_links
 from llmservingsim.config.placement_spec import PlacementSpec
 from llmservingsim.config.quantities import Count, KvDtype
@@ -120,7 +120,9 @@ def import_peer_file(data: object, where: str) -> tuple[RunSpec, list[str]]:
     devices = [[i.tensor_parallel_size * i.pipeline_parallel_size for i in node.instances] for node in nodes]
     network, of_links = import_links(cluster.link_bw, cluster.link_latency, devices, where)
     cxl = cluster.cxl_mem
-    pool = CxlSpec(num_devices=cxl.num_devices, **_quantities(cxl)) if cxl else None
+    pool = (
+        convert(_quantities(cxl) | {"num_devices": cxl.num_devices}, CxlSpec, "cxl_mem", ConfigError) if cxl else None
+    )
     run = RunSpec(nodes=tuple(nodes), network=network, router="least_loaded", serving=_DEFAULTS, cxl_memory=pool)
     return run, notes + of_links
 
@@ -152,11 +154,11 @@ def _offloads(node: _Node) -> bool:
     return any(instance.enable_attn_offloading for instance in node.instances)
 
 
-def _host_memory(node: _Node) -> MemorySpec | None:
+def _host_memory(node: _Node) -> NodeMemorySpec | None:
     """The node's memory; what computes there is timed by that program's own fits."""
     if node.cpu_mem is None:
         return None
-    return MemorySpec(pim=node.cpu_mem.pim_config, pim_model="linear", **_quantities(node.cpu_mem))
+    return NodeMemorySpec(pim=node.cpu_mem.pim_config, pim_model="linear", **_quantities(node.cpu_mem))
 
 
 def _instance(peer: _Instance, node: _Node, where: str) -> InstanceSpec:

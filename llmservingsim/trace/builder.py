@@ -347,6 +347,8 @@ class IterationBuilder:
                 reached = len(nodes)
                 nodes.append(node)
                 self.segment_of += [segment] * (len(nodes) - len(self.segment_of))
+            issuer.end(nodes)
+            self.segment_of += [len(self._segments) - 1] * (len(nodes) - len(self.segment_of))
             self._issued = issuer.issued
         groups = [*member_ranks, union] if len(member_ranks) > 1 else member_ranks
         classes = [[place[rank] for rank in c.ranks] for c in self._classes]

@@ -11,6 +11,7 @@ from llmservingsim.workload import RequestSpec
 from tests.offload_device import (
     ACCELERATOR_NS,
     BLOCKS,
+    BYTES_PER_NS,
     GEMV_NS,
     KV_BYTES,
     LATENCY_NS,
@@ -224,6 +225,21 @@ def test_a_memory_that_does_not_compute_is_refused() -> None:
         ConfigError, match=r"operators.attention: 'cpu' does not compute; expected nodes\[0\].cpu_memory.pim"
     ):
         Run(data, [REQUEST])
+
+
+@pytest.mark.parametrize("halves", ["never", "always"])
+def test_a_memory_behind_a_link_computes_too(halves: str) -> None:
+    """A link as fast as the memory changes nothing but by rounding; one of half its bandwidth doubles the way."""
+    requests = [RequestSpec(i, 0, 8, 2) for i in range(2)]
+    times = []
+    for bandwidth in (None, f"{BYTES_PER_NS}GB/s", f"{BYTES_PER_NS // 2}GB/s"):
+        data = run_file(sub_batch_interleaving=halves)
+        data["nodes"][0]["cpu_memory"]["link_bandwidth"] = bandwidth
+        times.append([finish - first for first, finish in finishes(data, requests)])
+    assert times[1] == pytest.approx(times[0], abs=4 * BLOCKS)
+    if halves == "never":
+        moved_ns = 2 * (READ_BYTES + WRITTEN_BYTES) / BYTES_PER_NS
+        assert times[2][0] - times[0][0] == pytest.approx(BLOCKS * moved_ns, abs=4 * BLOCKS)
 
 
 def test_drives_and_two_kinds_of_units_are_refused() -> None:

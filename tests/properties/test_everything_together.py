@@ -58,6 +58,7 @@ REFUSALS = {
     "whose batches cannot wait for KV": "blocking loads need one stage and no group",
     "where attention runs; expected no": "KV that lies where attention runs does not move",
     "operators: other devices beside": "other devices follow one stage without drafts and groups",
+    "between which no load goes on": "graphs of several forms have no loads across iterations",
     "not simulated for a mixture of experts": "halves of a mixture of experts",
 }
 """What combinations are refused, by a part of the message."""

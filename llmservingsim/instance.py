@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from llmservingsim.activity import ActivityLog
 from llmservingsim.backend import Backend, GraphId, Ticket
@@ -178,6 +178,7 @@ class Instance:
         before_batch: Each submits what has to happen between the batch before, given by its ticket, and the one that
             begins, and returns the ticket that this one has to follow.
         variant: Returns another graph and its builder for a batch that needs one, if set.
+        offloading: Tells what of its iterations runs on other devices, if something does.
         collective_bytes: Summed message sizes of all collectives so far, per rank.
     """
 
@@ -208,6 +209,7 @@ class Instance:
         self.successor: Successor | None = None
         self.follower: Follower | None = None
         self.variant: Callable[[Batch], tuple[GraphId, GraphBuilder] | None] | None = None
+        self.offloading: Callable[[], dict[str, Any]] | None = None
         self.before_batch: list[Callable[[Instance, Ticket], Ticket]] = []
         self.collective_bytes = 0
         self._backend = backend

@@ -120,6 +120,7 @@ class Memories:
         self._endpoints: list[int] = []
         self._sets: list[tuple[int, ...]] = []
         self._used: set[TierName] = set()
+        self._channels: dict[TierName, int] = {}
         self.fabrics: dict[TierName, Fabric] = {}
         self.claims: list[Claim] = []
 
@@ -190,6 +191,15 @@ class Memories:
     def reaches(self, node: int, place: Place) -> bool:
         """Whether the accelerators of a node reach a place of the pool."""
         return place.tier != "cxl" or set(self._devices(place)) <= set(self._switches.reached_from((node,)))
+
+    def computes(self, place: Place, channels: int) -> None:
+        """Say that graphs name so many channels of a place that compute."""
+        self._channels[place.tier] = max(channels, self._channels.get(place.tier, 0))
+
+    def rate(self, place: Place) -> tuple[int, float, float]:
+        """Return what one device takes per access, in ns, and its bandwidths of loads and stores, in bytes per ns."""
+        rate = self._levels[place.tier].rates[place.device]
+        return rate.latency_ns, rate.bandwidth_gbps, rate.write_bandwidth_gbps or rate.bandwidth_gbps
 
     def size_bytes(self, place: Place) -> int:
         """Return how much a place holds."""
@@ -267,7 +277,7 @@ class Memories:
     def _model(self, tier: TierName) -> MemoryLevelModel:
         if tier not in self._used:
             return MemoryLevelModel()
-        level = self._levels[tier]
+        level = replace(self._levels[tier], pim_channels=self._channels.get(tier, 0))
         if tier == "cxl":
             sets = [list(devices) for devices in self._sets]
             level = replace(level, interleaves=sets, endpoints=self._endpoints)

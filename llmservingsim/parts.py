@@ -29,6 +29,7 @@ from llmservingsim.latency import (
     find_bundle,
     is_older,
 )
+from llmservingsim.latency.pim.device import PimDevice
 from llmservingsim.memories import Memories
 from llmservingsim.model import (
     EVERYTHING,
@@ -40,10 +41,12 @@ from llmservingsim.model import (
     kv_bytes_per_token_layer,
     predict_kv_blocks,
 )
+from llmservingsim.offload_plan import Offloading, OffloadRequest, WithoutKv, check_offloading
+from llmservingsim.offloaded import OffloadedIterations
 from llmservingsim.pipeline import PipelinedInstance
 from llmservingsim.placement import check_kv, claim_places, plan_placement
 from llmservingsim.plugins import make_plugin
-from llmservingsim.power import capped, clock_under
+from llmservingsim.power import ComputingMemory, capped, clock_under
 from llmservingsim.serving import SCHEDULERS, Engine, EngineConfig, Scheduler, SchedulerConfig, SpeculativeEngine
 from llmservingsim.serving.kv import KVCacheManager
 from llmservingsim.speculation import SpeculationPlan, plan_speculation
@@ -51,6 +54,7 @@ from llmservingsim.trace import (
     FetchPlan,
     GraphBuilder,
     IterationBuilder,
+    OffloadBuilder,
     Site,
     SpeculativeBuilder,
     capture_sizes,
@@ -101,6 +105,7 @@ class Parts:
     accelerator: AcceleratorSpec
     speculation: SpeculationPlan | None = None
     placement: Placement | None = None
+    offloading: Offloading | None = None
 
     @classmethod
     def gather(cls, spec: InstanceSpec, libraries: Libraries, members: int = 1) -> Parts:
@@ -119,6 +124,7 @@ class Parts:
                 f"max_model_len: {spec.max_model_len} is beyond the {model.max_position_embeddings} positions of "
                 f"{model.name}"
             )
+        check_offloading(spec, model, layout)
         speculation = plan_speculation(spec, serving, model, layout, libraries.models, libraries.base)
         placement = plan_placement(spec.placement, model, layout)
         if placement is not None:
@@ -128,6 +134,11 @@ class Parts:
                     "placement: drafts beside fetched weights are not simulated; expected no speculative_config"
                 )
         return cls(spec, serving, model, layout, accelerator, speculation, placement)
+
+    def offload_request(self, path: str, node: int, index: int) -> OffloadRequest:
+        """Ask for the devices beside its own that compute some of its operators."""
+        size, token = self.serving.block_size, self._token_bytes()
+        return OffloadRequest(path, node, index, self.spec, self.model, self.layout, size, token)
 
     def claim_places(self, memories: Memories, node: int, index: int) -> dict[str, Site]:
         """Find the memories beside the devices' that the instance uses, and keep room there for what it has there."""
@@ -162,6 +173,9 @@ class Parts:
         made.clock = self.clock
         if self.accelerator.power is not None:
             made.power = capped(self.accelerator.power, made.clock)
+        if isinstance(builders[0], OffloadBuilder):
+            OffloadedIterations(made, builders[0], backend, self.spec.sub_batch_interleaving)
+            made.computing_memory = _computing_memory(builders[0])
         return made
 
     @property
@@ -223,7 +237,7 @@ class Parts:
         serving, tp = self.serving, self.layout.tp
         sizes = self._capture_sizes()
         source = self._latency_source(libraries, self.model, self.layout, serving.latency.source)
-        built = []
+        built: list[IterationBuilder] = []
         for stage in range(self.layout.pp):
             ranks = [member[stage * tp : (stage + 1) * tp] for member in member_ranks]
             experts = plan_routing(
@@ -234,7 +248,12 @@ class Parts:
                 fetches = FetchPlan(self.placement, sites, self._token_bytes())
                 if experts is not None and self.placement.cached_experts:
                     experts.keep_popular(self.placement.cached_experts)
-            built.append(IterationBuilder(self.model, self.layout, ranks, source, sizes, stage, experts, fetches))
+            parts = (self.model, self.layout, ranks, source, sizes, stage, experts)
+            if self.offloading is not None:
+                fetches = fetches or FetchPlan(Placement(self.model, self.layout), sites)
+                built.append(OffloadBuilder(*parts, fetches, offload=self.offloading.plan))
+            else:
+                built.append(IterationBuilder(*parts, fetches))
         return built if self.speculation is None else [self._with_drafts(built[0], self.speculation, libraries)]
 
     def _with_drafts(self, target: IterationBuilder, plan: SpeculationPlan, libraries: Libraries) -> SpeculativeBuilder:
@@ -266,7 +285,11 @@ class Parts:
         report = None
         stages = [self._stage_memory(stage) for stage in range(self.layout.pp)]
         weights, block = min(stages, key=self._blocks_left)
-        if serving.num_gpu_blocks is not None:
+        if self.offloading is not None and self.offloading.kv_blocks is not None:
+            blocks = self.offloading.kv_blocks
+            if serving.num_gpu_blocks is None:
+                self._check_weights(weights)
+        elif serving.num_gpu_blocks is not None:
             blocks = serving.num_gpu_blocks
         elif self.spec.kv_memory_model == "weights_only":
             blocks = self._blocks_beside_weights(weights, block)
@@ -280,6 +303,13 @@ class Parts:
                 f"{_KV_BLOCKS_MAX:,}: lower num_gpu_blocks or memory_size, or raise block_size"
             )
         return DeviceMemory(self.accelerator.memory_bytes, weights, block, blocks, report)
+
+    def _check_weights(self, weights: int) -> None:
+        """Raise CapacityError if the device cannot run the model even without any KV."""
+        if self.spec.kv_memory_model == "vllm":
+            predict_kv_blocks(self.model, self.layout, self._capacity_inputs())
+        elif weights > self._usable_bytes():
+            self._blocks_beside_weights(weights, 1)
 
     def _stage_memory(self, stage: int) -> tuple[int, int]:
         """Bytes of the weights, and of a KV block, on one device of a stage."""
@@ -295,7 +325,9 @@ class Parts:
 
     @property
     def _residency(self) -> Residency:
-        return self.placement or EVERYTHING
+        here: Residency = self.placement or EVERYTHING
+        moved = self.offloading is not None and self.offloading.kv_blocks is not None
+        return WithoutKv(here) if moved else here
 
     def _token_bytes(self) -> int:
         """Bytes of a token's keys and values in one block, on one rank."""
@@ -384,6 +416,17 @@ class Parts:
         return OperatorTableSource(
             libraries.base / spec.path, spec, model, RooflineSource(model, layout, self.accelerator)
         )
+
+
+def _computing_memory(builder: OffloadBuilder) -> ComputingMemory | None:
+    """Return what a memory draws that computes some of the operators, if one does."""
+    assert builder.offload is not None
+    for helper in builder.offload.helpers.values():
+        if isinstance(helper.device, PimDevice):
+            channels, idle_w, active_w, _ = helper.device.power
+            is_host = helper.where == "cpu"
+            return ComputingMemory(channels, channels / helper.num_channels, idle_w, active_w, is_host)
+    return None
 
 
 def _model(spec: InstanceSpec, libraries: Libraries) -> ModelSpec:

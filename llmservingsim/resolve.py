@@ -20,6 +20,7 @@ from llmservingsim.kv_traffic import KvTraffic, connect_tiers
 from llmservingsim.lockstep import DataParallelGroup, find_groups
 from llmservingsim.memories import Memories
 from llmservingsim.network import NetworkPlan, plan_network
+from llmservingsim.offload_plan import Shelf, plan_offloading
 from llmservingsim.owner import Owner
 from llmservingsim.parts import Libraries, Parts
 from llmservingsim.power import own_numbers
@@ -93,7 +94,7 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
     for position, place in enumerate(places):
         with located(place.path):
             parts.append(Parts.gather(place.spec, _of_node(spec, place.node, libraries), len(groups[position])))
-    memories, sites, tiers = _plan_memories(spec, places, parts)
+    memories, sites, tiers = _plan_memories(spec, places, parts, libraries)
     footprints = _footprints(spec, places, parts, groups)
     plan = plan_network(spec.network, footprints, [p.accelerator for p in parts], libraries.base)
     memories.attach(nodes_of_ranks(footprints, plan.ranks, plan.network.npus), plan.endpoints)
@@ -139,13 +140,22 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
 
 
 def _plan_memories(
-    spec: RunSpec, places: Sequence[_Place], parts: Sequence[Parts]
+    spec: RunSpec, places: Sequence[_Place], parts: list[Parts], libraries: Libraries
 ) -> tuple[Memories, list[dict[str, Site]], list[TierPlan | None]]:
-    """Find the memories that each instance names, and keep room there for what it has there: weights first."""
+    """Find the memories that each instance names, and keep room there for what it has there: weights first.
+
+    Parts of instances of which other devices compute something learn of these.
+    """
     memories, sites = Memories(spec), []
     for position, (place, part) in enumerate(zip(places, parts, strict=True)):
         with located(place.path):
             sites.append(part.claim_places(memories, place.node, position))
+    asked = [p.offload_request(at.path, at.node, n) for n, (at, p) in enumerate(zip(places, parts, strict=True))]
+    shelf = Shelf(libraries.accelerators, libraries.base)
+    found = plan_offloading([request for request in asked if request.spec.operators], spec, memories, shelf)
+    for position, offloading in found.items():
+        parts[position] = replace(parts[position], offloading=offloading)
+        sites[position].update(offloading.sites)
     tiers = plan_tiers([_tier_inputs(place, part) for place, part in zip(places, parts, strict=True)], memories)
     return memories, sites, tiers
 

@@ -166,6 +166,11 @@ class InstanceSpec(ServingSpec, frozen=True, kw_only=True, forbid_unknown_fields
             memory that the weights leave, as LLMServingSim 2.0 does with a utilisation fitted by hand.
         placement: What lies elsewhere than in the devices' memory.
         power_cap: Limit of each device's power, as ``"250W"``: its clock falls as far as it must.
+        operators: Which operators run elsewhere than on its devices, and where: on what computes in ``cpu`` or
+            ``cxl:<i>``. Of ``attention`` that of decodes moves, and all KV with it; of others, that of batches without
+            prompts. `docs/concepts/offloading.md` explains it.
+        sub_batch_interleaving: Whether batches run in two halves, so that the accelerator computes one while the memory
+            computes the attention of the other: ``auto`` where that is predicted to be faster.
     """
 
     model: str
@@ -180,6 +185,8 @@ class InstanceSpec(ServingSpec, frozen=True, kw_only=True, forbid_unknown_fields
     kv_memory_model: Literal["vllm", "weights_only"] = "vllm"
     placement: PlacementSpec | None = None
     power_cap: str | None = None
+    operators: dict[str, str] | None = None
+    sub_batch_interleaving: Literal["never", "always", "auto"] = "never"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -33,17 +33,26 @@ class MemorySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             where these are slower.
         latency: Of an access, as ``"100ns"``.
         write_bandwidth: Of what is stored; by default ``bandwidth``.
+        pim: What it is made of if it computes: a catalogued memory, or the path of a DRAMSim3-style INI file; or what
+            computes there, as ``package.module:Class``. `docs/concepts/offloading.md` explains it.
+        pim_model: What times it: the numbers of the device, or the fits of LLMServingSim 2.0.
+        processor: A catalogued processor that computes on what lies there, instead: a host's.
     """
 
     size: str
     bandwidth: str
     latency: str = "0ns"
     write_bandwidth: str | None = None
+    pim: str | None = None
+    pim_model: Literal["device", "linear"] = "device"
+    processor: str | None = None
 
     def __post_init__(self) -> None:
         check_quantities(self, parse_size_bytes, "size")
         check_quantities(self, parse_bandwidth, "bandwidth", "write_bandwidth")
         check_quantities(self, parse_time_ns, "latency", may_be_zero=True)
+        if self.pim is not None and self.processor is not None:
+            raise QuantityError("processor: the memory computes itself (pim); expected one of both")
 
 
 class NodeMemorySpec(MemorySpec, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -7,7 +7,7 @@ blocks with nothing but weights subtracted, so their instances get ``kv_memory_m
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -116,10 +116,9 @@ def import_peer_file(data: object, where: str) -> tuple[RunSpec, list[str]]:
     for n, node in enumerate(cluster.nodes):
         place = f"{where}: nodes[{n}]"
         _check_count(node.num_instances, len(node.instances), f"{place}.num_instances", "instances")
-        instances = tuple(_instance(i, f"{place}.instances[{k}]") for k, i in enumerate(node.instances))
-        memory = NodeMemorySpec(**_quantities(node.cpu_mem)) if node.cpu_mem else None
+        instances = tuple(_instance(i, node, f"{place}.instances[{k}]") for k, i in enumerate(node.instances))
         power = import_power(node.power) if node.power else None
-        nodes.append(NodeSpec(instances=instances, cpu_memory=memory, power=power))
+        nodes.append(NodeSpec(instances=instances, cpu_memory=_host_memory(node), power=power))
     devices = [[i.tensor_parallel_size * i.pipeline_parallel_size for i in node.instances] for node in nodes]
     network, of_links = import_links(cluster.link_bw, cluster.link_latency, devices, where)
     cxl = cluster.cxl_mem
@@ -141,13 +140,29 @@ def _notes(cluster: _Cluster) -> list[str]:
         for name, memory in memories:
             if memory is not None and memory.mem_latency and name != "cpu_mem":
                 notes.append(f"nodes[{n}].{name}.mem_latency is not used: operator latencies hold it")
-            if memory is not None and memory.pim_config:
+            if memory is not None and memory.pim_config and (name != "cpu_mem" or not _offloads(node)):
                 notes.append(f"nodes[{n}].{name}.pim_config is not used: nothing is offloaded to memory")
+        if _offloads(node):
+            notes.append(
+                f"nodes[{n}]: keys and values of instances with enable_attn_offloading lie in cpu_mem, where attention "
+                "runs, and its size gives the number of KV blocks; LLMServingSim 2.0 counts them on the accelerator"
+            )
     return notes
 
 
-def _instance(peer: _Instance, where: str) -> InstanceSpec:
-    _refuse_unsupported(peer, where)
+def _offloads(node: _Node) -> bool:
+    return any(instance.enable_attn_offloading for instance in node.instances)
+
+
+def _host_memory(node: _Node) -> NodeMemorySpec | None:
+    """The node's memory; what computes there is timed by that program's own fits."""
+    if node.cpu_mem is None:
+        return None
+    return NodeMemorySpec(pim=node.cpu_mem.pim_config, pim_model="linear", **_quantities(node.cpu_mem))
+
+
+def _instance(peer: _Instance, node: _Node, where: str) -> InstanceSpec:
+    _refuse_unsupported(peer, node, where)
     memory = peer.npu_mem
     return InstanceSpec(
         model=peer.model_name,
@@ -172,19 +187,25 @@ def _instance(peer: _Instance, where: str) -> InstanceSpec:
         enable_prefix_caching=peer.enable_prefix_caching,
         scheduler_reserve_full_isl=peer.reserve_full_isl,
         placement=peer.placement,
+        operators={"attention": "cpu"} if peer.enable_attn_offloading else None,
+        sub_batch_interleaving="always" if peer.enable_sub_batch_interleaving else "never",
     )
 
 
-def _refuse_unsupported(peer: _Instance, where: str) -> None:
+def _refuse_unsupported(peer: _Instance, node: _Node, where: str) -> None:
     """Raise for whatever would change the timing and is not simulated, rather than leave it out in silence."""
-    asked = {
-        "enable_local_offloading": peer.enable_local_offloading,
-        "enable_attn_offloading": peer.enable_attn_offloading,
-        "enable_sub_batch_interleaving": peer.enable_sub_batch_interleaving,
-    }
-    for key, value in asked.items():
-        if value:
-            raise ConfigError(f"{where}.{key}: not simulated yet; expected an instance without it")
+    if peer.enable_local_offloading:
+        raise ConfigError(
+            f"{where}.enable_local_offloading: not simulated: the format does not say what it moves; expected an "
+            "instance without it, and a placement that says what lies where"
+        )
+    if peer.enable_attn_offloading and not (node.cpu_mem and node.cpu_mem.pim_config):
+        raise ConfigError(f"{where}.enable_attn_offloading: expected pim_config in the node's cpu_mem, which computes")
+    if peer.enable_sub_batch_interleaving and not peer.enable_attn_offloading:
+        raise ConfigError(
+            f"{where}.enable_sub_batch_interleaving: expected enable_attn_offloading too: halves overlap one's "
+            "attention in memory with the other's layers"
+        )
 
 
 def _tensor_parallel_size(peer: _Instance, where: str) -> int:
@@ -196,7 +217,7 @@ def _tensor_parallel_size(peer: _Instance, where: str) -> int:
     return tp
 
 
-def _quantities(peer: _Memory) -> dict[str, str]:
+def _quantities(peer: _Memory) -> dict[str, Any]:
     return {"size": f"{peer.mem_size}GiB", "bandwidth": f"{peer.mem_bw}GB/s", "latency": f"{peer.mem_latency}ns"}
 
 

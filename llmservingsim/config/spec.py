@@ -17,7 +17,7 @@ from llmservingsim.config.instance_spec import InstanceSpec, ServingSpec
 from llmservingsim.config.kv_transfer import KvTransferSpec
 from llmservingsim.config.memory_spec import CxlSpec, NodeMemorySpec
 from llmservingsim.config.power_spec import NodePowerSpec, PowerRunSpec
-from llmservingsim.config.quantities import Algorithms, Chunks, Count, Shape, Share, check_quantities
+from llmservingsim.config.quantities import Algorithms, Chunks, Count, QuantityError, Shape, Share, check_quantities
 from llmservingsim.config.slo_spec import SloSpec
 from llmservingsim.units import parse_bandwidth, parse_time_ns
 
@@ -36,6 +36,10 @@ class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     cpu_memory: NodeMemorySpec | None = None
     storage: NodeMemorySpec | None = None
     power: NodePowerSpec | None = None
+
+    def __post_init__(self) -> None:
+        if self.storage is not None and (self.storage.pim or self.storage.processor):
+            raise QuantityError("storage: drives do not compute; expected pim or processor in cpu_memory or cxl_memory")
 
 
 class NetworkSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -139,6 +139,7 @@ def _goodput(measured: Measured, simulated_s: float) -> dict[str, Any] | None:
 
 def _instance(instance: Instance) -> dict[str, Any]:
     memory = instance.memory
+    elsewhere = {"offloading": instance.offloading()} if instance.offloading is not None else {}
     return {
         "index": instance.index,
         "node": instance.node,
@@ -151,4 +152,5 @@ def _instance(instance: Instance) -> dict[str, Any]:
             "predicted": asdict(memory.capacity) if memory.capacity is not None else None,
         },
         "latency": instance.builder.source.provenance(),
+        **elsewhere,
     }

@@ -19,11 +19,24 @@ A member's own counters are stale while it is in the cohort.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 from llmservingsim.serving.batch import Batch, Scheduled
 from llmservingsim.serving.batch_log import note_batches
 from llmservingsim.serving.kv import KVCacheManager
 from llmservingsim.serving.request import Request
+
+
+class CohortWatcher(Protocol):
+    """Hears who decodes in step."""
+
+    def joined(self, request: Request, origin: int) -> None:
+        """A request goes on in step from the batch that is being formed."""
+        ...
+
+    def left(self, request: Request, origin: int) -> None:
+        """It does not any more; its counters are up to date."""
+        ...
 
 
 class DecodeCohort:
@@ -37,12 +50,14 @@ class DecodeCohort:
     Attributes:
         formed, completed: Index of the last batch formed, and of the last one ended; -1 before.
         completed_ns: When that one ended.
+        watcher: Hears who comes and goes, if set.
     """
 
     def __init__(self, kv: KVCacheManager, final_tokens: Mapping[int, int], in_flight: Sequence[Batch]) -> None:
         self.formed = -1
         self.completed = -1
         self.completed_ns = -1
+        self.watcher: CohortWatcher | None = None
         self._kv = kv
         self._final_tokens = final_tokens
         self._in_flight = in_flight
@@ -99,6 +114,8 @@ class DecodeCohort:
         self._last_batch.setdefault(self._final_tokens[request.request_id] - origin - 1, []).append(request)
         self._origin_sum += origin
         self._origin_max = max(self._origin_max, origin) if len(self._origin) > 1 else origin
+        if self.watcher is not None:
+            self.watcher.joined(request, origin)
 
     def num_tokens(self, request: Request) -> int:
         """Known tokens of a request, a member or not: a member's own counter is stale."""
@@ -179,6 +196,8 @@ class DecodeCohort:
         for batch in self._in_flight:
             if batch.index >= joined:
                 batch.release(Scheduled(request, 1, request.num_preemptions, samples=True))
+        if self.watcher is not None:
+            self.watcher.left(request, origin)
 
 
 def _in_order(members: dict[Request, None]) -> Iterable[Request]:

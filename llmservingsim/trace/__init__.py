@@ -4,6 +4,8 @@ from llmservingsim.trace.block_times import BlockTimes
 from llmservingsim.trace.builder import IterationBuilder
 from llmservingsim.trace.cuda_graphs import capture_sizes, padded_tokens, verification_sizes
 from llmservingsim.trace.fetches import FetchPlan, Site
+from llmservingsim.trace.interleaving import InterleavedBuilder
+from llmservingsim.trace.offloading import Helper, Link, OffloadBuilder, OffloadPlan
 from llmservingsim.trace.speculative import DrafterBuilder, GraphBuilder, SpeculativeBuilder
 
 __all__ = [
@@ -11,7 +13,12 @@ __all__ = [
     "DrafterBuilder",
     "FetchPlan",
     "GraphBuilder",
+    "Helper",
+    "InterleavedBuilder",
     "IterationBuilder",
+    "Link",
+    "OffloadBuilder",
+    "OffloadPlan",
     "Site",
     "SpeculativeBuilder",
     "capture_sizes",

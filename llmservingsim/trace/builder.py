@@ -65,6 +65,8 @@ class IterationBuilder:
         experts: Where tokens go; None for a dense model.
         fetches: What lies off the devices; None if nothing does.
         recalled_tokens: Memory -> tokens that come up from it in the next iteration, of those in ``fetches.recalls``.
+        segment_of: Of every node of the graph that was built last, `template` or an exported one, the segment before
+            which it was issued or which it computes.
 
     Raises:
         InvariantError: If a mixture of experts has no `experts`, or another number of members than its layout.
@@ -89,10 +91,7 @@ class IterationBuilder:
         self.capture_sizes = tuple(sorted(self.capture_sizes))
         self.ranks = tuple(rank for ranks in self.member_ranks for rank in ranks)
         backend = self.experts.all2all_backend if self.experts else "allgather_reducescatter"
-        self._segments = self._cut(backend)
-        self._accesses: list[Access] = []
-        if self.fetches is not None:
-            self._segments, self._accesses = plan_accesses(self._segments, self.fetches)
+        self._segments, self._accesses = self._plan(self._cut(backend))
         self._classes = rank_classes(self.layout, self.member_ranks, self.experts if self._expert_rows() else None)
         lines = [line for index, segment in enumerate(self._segments) for line in _fuse(segment, index)]
         self.template = self._graph([lines] * len(self._classes), self.member_ranks)
@@ -215,6 +214,14 @@ class IterationBuilder:
         """Cut what a rank runs before and behind collectives."""
         return cut_stage(self.model, self.layout, self.stage, all2all_backend)
 
+    def _plan(self, segments: list[Segment]) -> tuple[list[Segment], list[Access]]:
+        """Return the segments cut further where something waits, and what is loaded and stored."""
+        return plan_accesses(segments, self.fetches) if self.fetches is not None else (segments, [])
+
+    def _issuer(self, sites: Mapping[str, Site], rank_class: int) -> Issuer:
+        """Return what puts accesses among the nodes of a rank class."""
+        return Issuer(self._accesses, sites, rank_class)
+
     def _padded(self, shapes: Sequence[BatchShape]) -> tuple[BatchShape, ...]:
         """Pad to captured sizes; members that all replay a graph pad to the largest (vLLM's coordination of DP)."""
         sizes = self.capture_sizes
@@ -323,9 +330,10 @@ class IterationBuilder:
         union = tuple(rank for ranks in member_ranks for rank in ranks)
         place = dict(zip(self.ranks, union, strict=True))
         nodes: list[Node] = []
+        self.segment_of: list[int] = []
         for index, rank_class in enumerate(self._classes):
             sites = self.fetches.sites[rank_class.member] if self.fetches is not None else {}
-            issuer = Issuer(self._accesses, sites, index)
+            issuer = self._issuer(sites, index)
             reached = -1
             for name, segment, is_first, collective in lines[index]:
                 waits = issuer.begin(segment, nodes, reached) if is_first else ()
@@ -338,7 +346,9 @@ class IterationBuilder:
                     issuer.computed(segment, len(nodes))
                 reached = len(nodes)
                 nodes.append(node)
+                self.segment_of += [segment] * (len(nodes) - len(self.segment_of))
             issuer.end(nodes)
+            self.segment_of += [len(self._segments) - 1] * (len(nodes) - len(self.segment_of))
             self._issued = issuer.issued
         groups = [*member_ranks, union] if len(member_ranks) > 1 else member_ranks
         classes = [[place[rank] for rank in c.ranks] for c in self._classes]

@@ -79,6 +79,12 @@ class Amount(Enum):
     """Tokens whose keys and values are there before the iteration, as far as attention sees them."""
     NEW_TOKENS = auto()
     """Tokens of the batch."""
+    DECODES = auto()
+    """Sequences that compute one token."""
+    PROMPT_TOKENS = auto()
+    """Tokens of prompt chunks."""
+    PROMPT_CONTEXT = auto()
+    """Tokens before the prompt chunks, as far as attention sees them."""
     RECALLED = auto()
     """Tokens whose keys and values come up from a lower tier while the iteration runs."""
 
@@ -96,6 +102,7 @@ class Access:
         after: Step, later segment, whose end frees the buffer; -1: none.
         is_on_demand: It waits until the iteration has come to `needed_by`.
         expert_layer: Which of the stage's mixture-of-experts blocks.
+        is_store: Whether it stores.
         buffer: Of a load across iterations, the buffer that it fills for the next one; ``-n`` waits until buffer n has
             been filled.
     """
@@ -109,19 +116,24 @@ class Access:
     is_on_demand: bool = False
     expert_layer: int = -1
     buffer: int = 0
-
-    @property
-    def is_store(self) -> bool:
-        """Whether it stores."""
-        return self.amount is Amount.NEW_TOKENS
+    is_store: bool = False
 
 
-def plan_accesses(segments: Sequence[Segment], plan: FetchPlan) -> tuple[list[Segment], list[Access]]:
-    """Find out what a stage loads and stores, and cut its segments where something waits or is released."""
+def plan_accesses(
+    segments: Sequence[Segment], plan: FetchPlan, others: Sequence[Access] = (), also_cut: Iterable[int] = ()
+) -> tuple[list[Segment], list[Access]]:
+    """Find out what a stage loads and stores, and cut its segments where something waits or is released.
+
+    Args:
+        segments: Of the stage.
+        plan: What lies off the devices.
+        others: Further accesses.
+        also_cut: Steps before which to cut as well.
+    """
     steps = [step for segment in segments for step in segment.steps]
     prefetched, cuts = _prefetched(steps, plan.placement)
-    found = [*prefetched, *_rows(steps, plan.placement), *_on_demand(steps, plan), *_recalled(steps, plan)]
-    cuts |= {access.needed_by for access in found if access.needed_by != _NEXT_ITERATION}
+    found = [*prefetched, *_rows(steps, plan.placement), *_on_demand(steps, plan), *_recalled(steps, plan), *others]
+    cuts |= {access.needed_by for access in found if access.needed_by != _NEXT_ITERATION} | set(also_cut)
     finer = [piece for start, segment in _with_starts(segments) for piece in _split(segment, start, cuts)]
     segment_of = dict(enumerate(i for i, s in enumerate(finer) for _ in s.steps))
     segment_of[_NEXT_ITERATION] = _NEXT_ITERATION
@@ -196,7 +208,8 @@ def _on_demand(steps: Sequence[Step], plan: FetchPlan) -> Iterable[Access]:
         where = placement.kv.get(_block(step), NPU) if step.operator.name == "attention" else NPU
         if where != NPU:
             for what, amount in (("load", Amount.CONTEXT), ("store", Amount.NEW_TOKENS)):
-                yield Access(f"{step.place}.kv_{what}", where, amount, plan.kv_token_bytes, index, is_on_demand=True)
+                name, stores = f"{step.place}.kv_{what}", what == "store"
+                yield Access(name, where, amount, plan.kv_token_bytes, index, is_on_demand=True, is_store=stores)
 
 
 def _recalled(steps: Sequence[Step], plan: FetchPlan) -> Iterable[Access]:
@@ -271,8 +284,12 @@ class Issuer:
         return access.needed_by <= segment if access.is_on_demand else access.after < segment
 
     def _append(self, access: Access, nodes: list[Node], reached: int) -> None:
+        self._issue(access, nodes, {reached if access.is_on_demand else self._computed.get(access.after, -1)})
+
+    def _issue(self, access: Access, nodes: list[Node], behind: Iterable[int]) -> None:
+        """Append an access that follows some nodes, and the one before it in the same direction."""
         site, kind = self._sites[access.where], NodeType.MEM_STORE if access.is_store else NodeType.MEM_LOAD
-        waited = {self._last[access.is_store], reached if access.is_on_demand else self._computed.get(access.after, -1)}
+        waited = {self._last[access.is_store], *behind}
         self._last[access.is_store] = len(nodes)
         if not access.is_store and access.buffer <= 0:
             self._waits.setdefault(access.needed_by, []).append(len(nodes))
@@ -309,7 +326,7 @@ class AccessSizes:
         self._experts = np.flatnonzero([a.amount is Amount.EXPERTS for a in issued])
         self._expert_layers = np.array([a.expert_layer for a in issued], dtype=np.int64)[self._experts]
         self._expert_bytes = units[self._experts]
-        self._has_kv = any(a.amount is Amount.CONTEXT for a in issued)
+        self._counted = [amount for amount in _COUNTS if any(a.amount is amount for a in issued)]
         self._where = [access.where for access in issued]
 
     def of_tokens(self, tokens: Sequence[int]) -> Values:
@@ -322,10 +339,9 @@ class AccessSizes:
         """Add what depends on more; ``experts`` tells how many are fetched, shape ``[classes, layers]``."""
         if len(self._experts):
             sizes[:, self._experts] += np.rint(experts()[:, self._expert_layers] * self._expert_bytes).astype(np.int64)
-        if self._has_kv:
-            context = np.array([_context_tokens(shape, self._window) for shape in shapes])[self._members]
-            new = np.array([shape.num_tokens for shape in shapes])[self._members]
-            sizes += context[:, None] * self._units[Amount.CONTEXT] + new[:, None] * self._units[Amount.NEW_TOKENS]
+        for amount in self._counted:
+            counts = np.array([_COUNTS[amount](shape, self._window) for shape in shapes])[self._members]
+            sizes += counts[:, None] * self._units[amount]
 
     def add_recalled(self, sizes: Values, tokens: Mapping[str, int]) -> None:
         """Add what comes up: memory -> tokens."""
@@ -335,7 +351,23 @@ class AccessSizes:
 def _context_tokens(shape: BatchShape, window: int | None) -> int:
     """Return how many cached tokens attention reads, those of the batch itself apart."""
     decoded = shape.decode_kv_tokens - shape.num_decodes
+    if window is not None:
+        decoded = min(decoded, shape.num_decodes * (window - 1))
+    return decoded + _prompt_context(shape, window)
+
+
+def _prompt_context(shape: BatchShape, window: int | None) -> int:
+    """Return how many cached tokens the attention of prompt chunks reads."""
     if window is None:
-        return decoded + sum(chunk.context_len for chunk in shape.prefills)
-    seen = window - 1
-    return min(decoded, shape.num_decodes * seen) + sum(min(chunk.context_len, seen) for chunk in shape.prefills)
+        return sum(chunk.context_len for chunk in shape.prefills)
+    return sum(min(chunk.context_len, window - 1) for chunk in shape.prefills)
+
+
+_COUNTS: dict[Amount, Callable[[BatchShape, int | None], int]] = {
+    Amount.CONTEXT: _context_tokens,
+    Amount.NEW_TOKENS: lambda shape, _: shape.num_tokens,
+    Amount.DECODES: lambda shape, _: shape.num_decodes,
+    Amount.PROMPT_TOKENS: lambda shape, _: shape.num_tokens - shape.num_decodes - shape.num_drafts,
+    Amount.PROMPT_CONTEXT: _prompt_context,
+}
+"""What a batch says of an amount, given the model's sliding window."""

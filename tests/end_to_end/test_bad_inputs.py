@@ -231,7 +231,7 @@ def test_a_missing_profile(
     ("keys", "parts"),
     [
         ({"pd_type": "prefill"}, ["instance 0 is a kv_producer, but no instance", "is a kv_consumer"]),
-        ({"enable_local_offloading": True}, ["nodes[0].instances[0].enable_local_offloading: not simulated yet"]),
+        ({"enable_local_offloading": True}, ["nodes[0].instances[0].enable_local_offloading: not simulated"]),
         ({"pp_size": 2, "num_npus": 3}, ["nodes[0].instances[0]: num_npus 3 is not tp_size * pp_size = 1 * 2"]),
         ({"ep_size": 2}, ["expert_parallel_size: meta-llama/Llama-3.1-8B has no experts"]),
         ({"tp_sze": 1}, ["nodes[0].instances[0]: unknown key 'tp_sze'", "did you mean 'tp_size'?"]),

@@ -104,7 +104,7 @@ REFUSED: dict[str, tuple[Variant, str]] = {
     ),
     "offloaded attention": (
         Variant(SINGLE, LLAMA, [[{"enable_attn_offloading": True}]]),
-        "nodes[0].instances[0].enable_attn_offloading: not simulated yet; expected an instance without it",
+        "nodes[0].instances[0].enable_attn_offloading: expected pim_config in the node's cpu_mem, which computes",
     ),
     "a device without a bundle": (
         Variant(SINGLE, LLAMA, [[{}, {"hardware": "H100"}]]),

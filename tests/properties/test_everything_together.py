@@ -24,6 +24,8 @@ from llmservingsim.latency import ExpertWork
 from llmservingsim.report import RequestRecord
 from llmservingsim.shapes import BatchShape
 from llmservingsim.workload import RequestSpec, Session
+from tests import offload_device
+from tests.properties.drawn_sections import clients, scaling
 
 US, MS = 1_000, 1_000_000
 DENSE, LARGER = "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.2-3B"
@@ -42,6 +44,7 @@ SMALL_EXPERTS = {
     "max_position_embeddings": 4096,
     "torch_dtype": "bfloat16",
 }
+MOVING = ("prefix_storage", "prefix_sharing", "preemption_mode", "swap_space")
 REFUSALS = {
     "lock step and cannot stop one by one": "groups are not scaled",
     "pushes choose a decode instance before": "pushes need all decode instances",
@@ -53,6 +56,10 @@ REFUSALS = {
     "draft_model cannot be scheduled asynchronously": "drafts of a model need the tokens",
     "makes a batch wait for memory": "tiers in line need one stage and no group",
     "whose batches cannot wait for KV": "blocking loads need one stage and no group",
+    "where attention runs; expected no": "KV that lies where attention runs does not move",
+    "operators: other devices beside": "other devices follow one stage without drafts and groups",
+    "between which no load goes on": "graphs of several forms have no loads across iterations",
+    "not simulated for a mixture of experts": "halves of a mixture of experts",
 }
 """What combinations are refused, by a part of the message."""
 
@@ -188,6 +195,13 @@ def instances(draw: st.DrawFn, experts: str, role: str, model: str) -> list[dict
             "expert_prefetch": draw(st.sampled_from(["all", "on_demand"])) if model == experts else "all",
             "cached_experts": draw(st.integers(0, 1)) if model == experts else 0,
         }
+    if role == "kv_both" and draw(st.integers(0, 2)) == 0:
+        made |= {
+            "operators": {"attention": draw(st.sampled_from(["cpu", "cxl:1"]))},
+            "sub_batch_interleaving": draw(st.sampled_from(["never", "always", "auto"])),
+        }
+        if draw(st.integers(0, 5)):
+            return [made | {"speculative_config": None, "pipeline_parallel_size": 1}]
     if (
         model == experts
         and draw(st.booleans())
@@ -200,28 +214,6 @@ def instances(draw: st.DrawFn, experts: str, role: str, model: str) -> list[dict
 routers = st.sampled_from(
     ("round_robin", "least_loaded", "least_kv", "random", "power_of_two", "session_affinity", "prefix_aware")
 ) | st.just("expected_time")
-
-
-@st.composite
-def clients(draw: st.DrawFn) -> dict[str, Any]:
-    """Limits at the router, and how clients behave."""
-    data: dict[str, Any] = {}
-    if draw(st.booleans()):
-        key = draw(st.sampled_from(["max_waiting_per_instance", "max_waiting_total", "max_kv_usage"]))
-        limit = draw(st.sampled_from([0.3, 0.8])) if key == "max_kv_usage" else draw(st.integers(1, 4))
-        data["admission"] = {key: limit, "policy": draw(st.sampled_from(["queue", "reject"]))}
-    if draw(st.booleans()):
-        data["clients"] = {
-            "max_concurrency": draw(st.integers(1, 6)),
-            "think_time": draw(st.sampled_from(["0ns", "2ms"])),
-        }
-    if draw(st.booleans()):
-        data["timeouts"] = {
-            "ttft": draw(st.sampled_from([None, "5ms", "40ms"])),
-            "e2e": draw(st.sampled_from([None, "20ms", "200ms"])),
-            "session": draw(st.sampled_from(["continue", "end"])),
-        }
-    return data
 
 
 @st.composite
@@ -240,6 +232,9 @@ def configs(draw: st.DrawFn, experts: str) -> dict[str, Any]:
     if (in_line or "swap_space" in serving) and draw(st.integers(0, 5)):  # they need one stage and no group
         listed = [one | {"pipeline_parallel_size": 1, "data_parallel_group": None} for one in listed]
     memory = {"size": "40GiB", "bandwidth": draw(st.sampled_from(["20GB/s", "200GB/s"])), "latency": "100ns"}
+    computes = {"pim": f"{offload_device.__name__}:Memory"}
+    if any(one.get("operators") for one in listed) and draw(st.integers(0, 5)):  # KV in a memory does not move
+        serving = {key: value for key, value in serving.items() if key not in MOVING}
     cut = draw(st.integers(1, len(listed)))
     while (
         0 < cut < len(listed)
@@ -248,8 +243,10 @@ def configs(draw: st.DrawFn, experts: str) -> dict[str, Any]:
         cut += 1
     nodes = [part for part in (listed[:cut], listed[cut:]) if part]
     data: dict[str, Any] = {
-        "nodes": [{"instances": part, "cpu_memory": memory | draw(links), "storage": memory} for part in nodes],
-        "cxl_memory": memory | {"num_devices": 3} | draw(fabrics),
+        "nodes": [
+            {"instances": part, "cpu_memory": memory | draw(links) | computes, "storage": memory} for part in nodes
+        ],
+        "cxl_memory": memory | {"num_devices": 3} | draw(fabrics) | computes,
         "network": {
             "topology": draw(st.sampled_from(["Switch", "FullyConnected"])),
             "bandwidth": draw(st.sampled_from(["1GB/s", "20GB/s"])),
@@ -276,24 +273,6 @@ def configs(draw: st.DrawFn, experts: str) -> dict[str, Any]:
     if draw(st.booleans()):
         data["autoscaling"] = draw(scaling(sorted({one["kv_role"] for one in listed})))
     return data
-
-
-@st.composite
-def scaling(draw: st.DrawFn, roles: list[str]) -> dict[str, Any]:
-    policy, options = draw(
-        st.sampled_from([("queue", {"target": 1}), ("kv_usage", {"target": 0.3}), ("slo", {"ttft": "10ms"})])
-    )
-    times = st.sampled_from(["0ns", "1ms", "30ms"])
-    return {
-        "policy": policy,
-        "options": options,
-        "role": draw(st.sampled_from(roles)),
-        "min_instances": draw(st.sampled_from([0, 0, 1])),
-        "start_up_delay": draw(times),
-        "interval": draw(st.sampled_from(["1ms", "10ms"])),
-        "scale_down_delay": draw(times),
-        "window": "20ms",
-    }
 
 
 calls = st.lists(

@@ -88,7 +88,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "speculation": {"config", "model", "latency", "trace", "serving", "defaults", "experts"},
     "placement": {"config", "model", "trace", "memories"},
     "astra_sim": {"backend", "trace"},
-    "parts": RUN - {"report"} | {"instance", "pipeline", "experts", "speculation", "defaults", "memories", "placement"},
+    "offload_plan": {"config", "latency", "model", "trace", "memories"},
+    "offloaded": RUN - {"report"} | {"instance"},
+    "parts": RUN - {"report"}
+    | {
+        "instance",
+        "pipeline",
+        "experts",
+        "speculation",
+        "defaults",
+        "memories",
+        "placement",
+        "offload_plan",
+        "offloaded",
+    },
     "deadlines": {"config", "serving", "workload", "instance"},
     "resolve": RUN
     | {
@@ -104,6 +117,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "memories",
         "experts",
         "parts",
+        "offload_plan",
         "tier_plan",
         "kv_traffic",
     },

@@ -15,7 +15,7 @@ constexpr double kRounding = 1e-6;
 }  // namespace
 
 FlowMemory::FlowMemory(const MemoryLevel& level, const char* where, EventQueue& events)
-    : level_(level), where_(where), events_(events), flows_(events, kRounding) {
+    : level_(level), where_(where), events_(events), flows_(events, kRounding), pim_(events, use_) {
   if (level_.rates.empty()) {
     level_.rates.assign(static_cast<std::size_t>(level_.num_devices),
                         {level_.latency_ns, level_.bandwidth, level_.write_bandwidth});
@@ -61,8 +61,10 @@ void FlowMemory::fire(std::uint32_t, std::uint64_t arg) {
   under_way_.give_back(place);
 }
 
-void FlowMemory::compute(const MemoryAccess&, Time, LocalTimes&, Call) {
-  check(false, "a memory without channels that compute is not asked to");
+void FlowMemory::compute(const MemoryAccess& access, Time duration, LocalTimes& local, Call done) {
+  count(access);
+  const std::int64_t channel = level_.pim_channels * access.device + access.channel;
+  pim_.serve(static_cast<std::size_t>(channel), checked_sum(duration, service_time(access)), local, done);
 }
 
 Time FlowMemory::service_time(const MemoryAccess& access) const {
@@ -78,9 +80,9 @@ Time FlowMemory::service_time(const MemoryAccess& access) const {
 
 void FlowMemory::check_access(const MemoryAccess& access, bool is_pim) const {
   check_device(level_, where_, access.device, is_pim);
-  if (is_pim) {
-    refuse("the " + where_ + " memory has no PIM channel " + std::to_string(access.channel) +
-           "; with the discipline flow it has none");
+  if (is_pim && (access.channel < 0 || access.channel >= level_.pim_channels)) {
+    refuse("the " + where_ + " memory has no PIM channel " + std::to_string(access.channel) + "; it has " +
+           std::to_string(level_.pim_channels) + " per device (pim_channels)");
   }
 }
 

@@ -8,6 +8,7 @@
 
 #include "astra/base/slots.h"
 #include "astra/memory/memory_model.h"
+#include "astra/memory/servers.h"
 #include "astra/network/max_min_flows.h"
 
 namespace astra {
@@ -50,6 +51,7 @@ class FlowMemory final : public MemoryModel, public EventTarget {
   std::string where_;
   EventQueue& events_;
   MaxMinFlows flows_;
+  Servers pim_;
   std::vector<double> bandwidths_;  // of the flows' links
   mutable std::map<std::tuple<Rank, std::int32_t, bool>, Way> ways_;
   Slots<std::int32_t> under_way_;            // devices, or -1 and below

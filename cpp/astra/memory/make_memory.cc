@@ -54,7 +54,6 @@ void check_meaning(const MemoryLevel& level, const std::string& prefix) {
   only(!is_flow && !level.links.empty(), "links", "MEMORY_DEVICES of discipline flow");
   only(!is_flow && !(level.rank_links.empty() && level.device_links.empty()), "rank_links and device_links",
        "MEMORY_DEVICES of discipline flow");
-  only(is_flow && level.pim_channels != 0, "pim_channels", "the disciplines fifo and shared");
   only(is_flow && !level.endpoints.empty(), "endpoints", "the disciplines fifo and shared");
   if (level.type == "MEMORY_DEVICES") {
     only(level.npus_per_node != unsaid.npus_per_node, "npus_per_node", "PER_NODE_MEMORY_EXPANSION");

@@ -30,11 +30,14 @@ def read_devices(fields: Fields) -> MemoryLevelModel:
     rates = [
         MemoryRateModel(int(latency), float(read), float(write)) for latency, read, write in zip(*columns, strict=True)
     ]
+    computing = fields.integer("pim-channels", 0)
+    fields.require("pim-channels", computing >= 0, "an integer that is not negative")
     return MemoryLevelModel(
         MEMORY_DEVICES,
         num_devices=len(rates),
         discipline=discipline,
         channels=channels,
+        pim_channels=computing,
         rates=rates,
         interleaves=fields.lists("interleaves"),
         links=_links(fields),
@@ -65,6 +68,7 @@ def devices_section(path: Path, level: MemoryLevelModel) -> dict[str, Any]:
         "memory-type": MEMORY_DEVICES,
         "discipline": level.discipline,
         "channels": level.channels,
+        **({"pim-channels": level.pim_channels} if level.pim_channels else {}),
         "mem-latency": [r.latency_ns for r in rates],
         "mem-bw": [r.bandwidth_gbps for r in rates],
         "mem-write-bw": [r.write_bandwidth_gbps for r in rates],

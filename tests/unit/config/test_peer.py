@@ -89,17 +89,31 @@ def test_the_older_spelling_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "key"),
+    ("keys", "message"),
     [
-        ({"enable_local_offloading": True}, "enable_local_offloading"),
-        ({"enable_attn_offloading": True}, "enable_attn_offloading"),
-        ({"enable_sub_batch_interleaving": True}, "enable_sub_batch_interleaving"),
+        ({"enable_local_offloading": True}, "enable_local_offloading: not simulated: the format does not say"),
+        ({"enable_attn_offloading": True}, "enable_attn_offloading: expected pim_config in the node's cpu_mem"),
+        ({"enable_sub_batch_interleaving": True}, "enable_sub_batch_interleaving: expected enable_attn_offloading"),
     ],
 )
-def test_a_feature_that_is_not_simulated_is_refused(keys: dict[str, Any], key: str) -> None:
+def test_offloading_that_lacks_what_it_needs_is_refused(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         imported(instance_with(**keys))
-    assert str(caught.value) == f"file: nodes[0].instances[0].{key}: not simulated yet; expected an instance without it"
+    assert str(caught.value).startswith(f"file: nodes[0].instances[0].{message}")
+
+
+def test_attention_in_memory_is_read_with_that_programs_fits() -> None:
+    data = instance_with(enable_attn_offloading=True, enable_sub_batch_interleaving=True)
+    memory = {"mem_size": 64, "mem_bw": 128, "mem_latency": 0, "pim_config": "HBM2_1GB_2000_pim"}
+    data["nodes"][0]["cpu_mem"] = memory
+    run, notes = import_peer_file(data, "file")
+    (node,) = run.nodes
+    assert node.cpu_memory is not None
+    assert (node.cpu_memory.pim, node.cpu_memory.pim_model) == ("HBM2_1GB_2000_pim", "linear")
+    assert node.instances[0].operators == {"attention": "cpu"}
+    assert node.instances[0].sub_batch_interleaving == "always"
+    assert not [note for note in notes if "pim_config" in note]
+    assert [note for note in notes if "lie in cpu_mem, where attention runs" in note]
 
 
 @pytest.mark.parametrize(

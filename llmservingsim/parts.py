@@ -147,7 +147,8 @@ class Parts:
         made.ranks = tuple(ranks)
         made.builders = tuple(builders)
         stage = len(ranks) // len(builders)
-        made.activity = [ActivityLog(ranks[k * stage : (k + 1) * stage]) for k in range(len(builders))]
+        times_of = getattr(backend, "times_of", None)
+        made.activity = [ActivityLog(ranks[k * stage : (k + 1) * stage], times_of) for k in range(len(builders))]
         made.hardware = self.accelerator.name
         return made
 

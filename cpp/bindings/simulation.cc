@@ -135,6 +135,28 @@ void bind_simulation(nb::module_& module) {
       .def(
           "rank_compute_ns", [](Guarded& self, Ticket ticket) { return to_numpy(self.idle().rank_compute(ticket)); },
           nb::arg("ticket"), "Accelerator COMP time of each of `ranks` over all steps of a completed ticket.")
+      .def(
+          "keep_times", [](Guarded& self, astra::GraphId graph) { self.idle().keep_times(graph); }, nb::arg("graph"),
+          "Keep the times of a graph's tickets that complete from now on.")
+      .def(
+          "times", [](Guarded& self, astra::GraphId graph) { return to_numpy(self.idle().times(graph)); },
+          nb::arg("graph"),
+          "Of each of these tickets, in order of completion: when it began; then per lane for how long it waited for "
+          "messages, for memories that compute, and for loads and stores.")
+      .def(
+          "lanes",
+          [](Guarded& self, astra::GraphId graph) {
+            nb::list result;
+            for (const std::vector<astra::Rank>& members : self.idle().lanes(graph)) {
+              nb::list ranks;
+              for (const astra::Rank rank : members) {
+                ranks.append(rank);
+              }
+              result.append(ranks);
+            }
+            return result;
+          },
+          nb::arg("graph"), "The ranks that each lane of a graph stands for.")
       .def("link_ends", &link_ends,
            "The devices that each link leads from and to: a fabric's links, or those of a grid that were used so far.")
       .def(

@@ -18,6 +18,7 @@ from llmservingsim.config import RunSpec, apply_overrides, load_run
 from llmservingsim.config.catalog import load_accelerators
 from llmservingsim.config.peer import import_peer_file, is_peer_file
 from llmservingsim.errors import ConfigError
+from llmservingsim.explain import Observed, plan_cost, summarise_cost, summarise_limits
 from llmservingsim.export import TraceExporter
 from llmservingsim.loop import serve
 from llmservingsim.memory_traffic import memory_traffic
@@ -121,6 +122,7 @@ class Run:
             find_libraries(self.options.profiles, self.options.models, self.options.hardware, base),
             self.options.backend,
         )
+        self._cost = plan_cost(self.spec, self.system.instances)
         self._slos = Slos(self.spec.slo, {instance.model for instance in self.system.instances})
         source = workload if workload is not None else _configured_workload(self.spec, base)
         if isinstance(source, GeneratorSpec) and self.options.seed is not None:
@@ -172,6 +174,9 @@ class Run:
             summary["autoscaling"] = summarise_scaling(self.system.autoscaler.pools, self.recorder.end_ns)
         if accessed := memory_traffic(self.system):
             summary["bytes_moved"]["memories"] = accessed
+        summary["limits"] = summarise_limits(Observed(self.system, measured, accessed))
+        if self._cost is not None:
+            summary["cost"] = summarise_cost(self._cost, self.system, self.recorder.end_ns, summary)
         requests = sorted(self.recorder.records, key=lambda record: record.request_id)
         crossed = [] if transfers is None else sorted(transfers.records)
         details = RequestDetails(measured.table, measured.attainment)

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from llmservingsim.activity import ActivityLog
 from llmservingsim.backend import Backend, GraphId, Ticket
+from llmservingsim.config.catalog import AcceleratorSpec
 from llmservingsim.errors import SimulationError
 from llmservingsim.model import CapacityReport
 from llmservingsim.serving import Engine, InstanceLoad, Outcome, RejectReason, Request
@@ -161,6 +162,7 @@ class Instance:
 
     Attributes:
         hardware: Name of its accelerator.
+        accelerator: The catalogue's entry, with what the run file replaces.
         role: What it computes; one that only decodes gets its requests from others.
         phase: Whether it takes new requests, and whether it runs; ``active`` throughout where nothing scales.
         wake: Tells the loop that it may have something to begin; whatever changes its engine from outside calls it.
@@ -194,6 +196,7 @@ class Instance:
         self.activity: Sequence[ActivityLog] = ()
         self.memory = memory
         self.hardware = ""
+        self.accelerator: AcceleratorSpec | None = None
         self.role: Role = "both"
         self.phase: Phase = "active"
         self.listener: IterationListener | None = None

@@ -149,7 +149,7 @@ class Parts:
         stage = len(ranks) // len(builders)
         times_of = getattr(backend, "times_of", None)
         made.activity = [ActivityLog(ranks[k * stage : (k + 1) * stage], times_of) for k in range(len(builders))]
-        made.hardware = self.accelerator.name
+        made.hardware, made.accelerator = self.accelerator.name, self.accelerator
         return made
 
     def engine(self, index: int, num_gpu_blocks: int, seed: int = 0) -> Engine:

@@ -14,7 +14,7 @@ _PER_LANE = 3
 
 
 class GraphTimes(NamedTuple):
-    """Of the tickets of a graph, in order of completion. At any moment a rank waits for the first that it has under way.
+    """Of the tickets of a graph, in order of completion; at any moment a rank waits for one kind of thing.
 
     Attributes:
         begin_ns: When each began, after what it followed; shape ``[tickets]``.

@@ -19,6 +19,8 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     console = Console()
     console.print(_latency_table(summary))
     console.print(_totals_table(summary))
+    for sentence in summary["limits"]["verdict"]:
+        _print_line(console, sentence)
     for word, key in (("rejected", "rejections"), ("aborted", "aborts")):
         for entry in summary["requests"][key]:
             ids = ", ".join(map(str, entry["request_ids"]))
@@ -76,6 +78,16 @@ def _attainment(goodput: Mapping[str, Any]) -> str:
     return ", ".join([*kept, *over_all]) or "no limits"
 
 
+def _cost(cost: Mapping[str, Any]) -> str:
+    """What the run cost, and what a million tokens of answers did."""
+    unit = cost["currency"]
+    texts = [f"{cost['total']:,.4g} {unit}"]
+    for key, of in (("per_million_output_tokens", "million output tokens"), ("per_good_request", "good request")):
+        if cost[key] is not None:
+            texts.append(f"{cost[key]:,.4g} {unit} per {of}")
+    return ", ".join(texts)
+
+
 def _totals_table(summary: Mapping[str, Any]) -> Table:
     requests, throughput = summary["requests"], summary["throughput"]
     table = Table.grid(padding=(0, 2))
@@ -104,6 +116,8 @@ def _totals_table(summary: Mapping[str, Any]) -> Table:
     if "speculative_decoding" in summary:
         table.add_row("drafts", _drafts(summary["speculative_decoding"]))
     table.add_row("prefix cache", f"{_prefix_cache(summary['prefix_cache'])}, {summary['preemptions']:,} preemptions")
+    if "cost" in summary:
+        table.add_row("cost", _cost(summary["cost"]))
     table.add_row(
         "time",
         f"{summary['simulated_s']:,.2f} s simulated in {summary['wall_s']:.2f} s, {summary['iterations']:,} iterations",

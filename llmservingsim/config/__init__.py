@@ -2,6 +2,7 @@
 
 from llmservingsim.config.autoscaling import AutoscalingSpec
 from llmservingsim.config.clients import ClientSpec, TimeoutSpec
+from llmservingsim.config.cost_spec import CostSpec, OwnSpec, RentSpec
 from llmservingsim.config.instance_spec import ExpertSpec, InstanceSpec, LatencySpec, ServingSpec
 from llmservingsim.config.kv_transfer import KvTransferSpec
 from llmservingsim.config.load import apply_overrides, json_schema, load_run
@@ -17,6 +18,7 @@ __all__ = [
     "AdmissionSpec",
     "AutoscalingSpec",
     "ClientSpec",
+    "CostSpec",
     "CxlSpec",
     "ExpertSpec",
     "InstanceSpec",
@@ -25,7 +27,9 @@ __all__ = [
     "MemorySpec",
     "NetworkSpec",
     "NodeSpec",
+    "OwnSpec",
     "PlacementSpec",
+    "RentSpec",
     "RunSpec",
     "ServingSpec",
     "SloSpec",

@@ -305,42 +305,46 @@ class VllmScheduler:
 
     def _schedule_waiting(self, batch: list[tuple[Request, int]], budget: int, now_ns: int) -> HoldUp:
         """Admit waiting requests in order until one does not fit; tell what that one lacks."""
+        lacks = HoldUp.KV_BLOCKS
         while self._waiting and budget > 0 and len(self.running) < self.config.max_num_seqs:
             request = self._waiting.peek()
             if request.remote_tokens:
                 if not self._begin_load(request, self.kv.cached_prefix(request)):
-                    return HoldUp.KV_BLOCKS
+                    break
                 budget = self._schedule_loaded(batch, budget, now_ns)
                 continue
             if self._refusal is not None and self._refusal.holds(request, self.kv.pool):
-                return HoldUp.KV_BLOCKS
+                break
             prefix = self.kv.cached_prefix(request)
             hit = self.kv.tiers.lookup(request, len(prefix)) if self.kv.tiers is not None else None
             if hit is not None and self._recalls_aside:
                 if not self._begin_load(request, prefix, hit):
                     self._refusal = Refusal.of(request, prefix, self.kv.pool)
-                    return HoldUp.KV_BLOCKS
+                    break
                 continue
             recalled = hit.num_tokens if hit is not None else 0
             tokens = request.num_tokens - len(prefix) * self.kv.block_size - recalled
             tokens = min(tokens, self._longest_chunk) if self.config.long_prefill_token_threshold else tokens
             if tokens > budget and not self.config.enable_chunked_prefill:
-                return HoldUp.TOKEN_BUDGET
+                lacks = HoldUp.TOKEN_BUDGET
+                break
             tokens = min(tokens, budget)
             if self.config.scheduler_reserve_full_isl and not self.kv.fits_whole(request, prefix):
                 self._refusal = Refusal.of(request, prefix, self.kv.pool)
-                return HoldUp.KV_BLOCKS
+                break
             if not self.kv.can_admit(prefix, recalled + tokens):
-                return HoldUp.KV_BLOCKS
+                break
             self._waiting.pop()
             self._admit(request, prefix, hit, now_ns)
             self.kv.allocate(request, tokens)
             self._enter(request)
             batch.append((request, tokens))
             budget -= tokens
-        if not self._waiting:
-            return HoldUp.NOTHING
-        return HoldUp.TOKEN_BUDGET if budget <= 0 else HoldUp.MAX_NUM_SEQS
+        else:
+            if not self._waiting:
+                return HoldUp.NOTHING
+            lacks = HoldUp.TOKEN_BUDGET if budget <= 0 else HoldUp.MAX_NUM_SEQS
+        return lacks
 
     def _admit(self, request: Request, prefix: list[int], hit: TierHit | None, now_ns: int) -> None:
         """Give a request what is cached of it; what lies in lower tiers comes up before its batch."""

@@ -107,10 +107,23 @@ MAY_IMPORT: dict[str, set[str]] = {
         "kv_traffic",
     },
     "memory_traffic": {"backend", "memories", "resolve"},
+    "explain": {
+        "activity",
+        "backend",
+        "config",
+        "model",
+        "report",
+        "serving",
+        "trace",
+        "instance",
+        "memories",
+        "resolve",
+    },
     "admission": RUN | {"instance", "resolve", "deadlines"},
     "loop": RUN | {"owner", "resolve", "admission"},
     "export": RUN | {"instance", "resolve"},
-    "api": RUN | {"instance", "parts", "resolve", "loop", "export", "astra_sim", "placement", "memory_traffic"},
+    "api": RUN
+    | {"instance", "parts", "resolve", "loop", "export", "astra_sim", "placement", "memory_traffic", "explain"},
     "": {"api", "report"},  # the package's face, `llmservingsim/__init__.py`
     # what uses runs
     "sweep": RUN | {"api", "resolve", ""},

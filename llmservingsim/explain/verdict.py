@@ -39,7 +39,7 @@ _KINDS = (
     _Kind(("idle_token_budget",), "max_num_batched_tokens", "is idle because no request fits the token budget"),
     _Kind(("unknown",), "what the backend does not tell apart", "waits, and the backend does not say for what"),
 )
-_UNUSED = ("idle", "stopped", "starting")
+_UNUSED = ("idle", "starting")
 
 _WAITED = {
     "queued_at_router": "held at the router",
@@ -67,9 +67,12 @@ def verdict(limits: Mapping[str, Any]) -> list[str]:
 
 
 def _of_devices(shares: Mapping[str, float]) -> str:
-    """The largest share; where most of the time nothing was to be done, also the largest of the rest."""
-    unused = sum(shares[part] for part in _UNUSED)
-    found = {kind: sum(shares[part] for part in kind.parts) for kind in _KINDS}
+    """The largest share, stopped instances apart; where mostly nothing was to be done, also the largest of the rest."""
+    running = 1 - shares["stopped"]
+    if running <= 0:
+        return "Nothing ran."
+    unused = sum(shares[part] for part in _UNUSED) / running
+    found = {kind: sum(shares[part] for part in kind.parts) / running for kind in _KINDS}
     kind = max(found, key=lambda one: found[one])
     share = found[kind]
     if unused <= share:
@@ -84,9 +87,11 @@ def _of_blocks(limits: Mapping[str, Any]) -> list[str]:
     """How full the KV cache was, if that held anybody up."""
     blocks, shares = limits["kv_cache"], limits["requests"]["shares"]
     told = []
-    if blocks["blocked_share"] >= BLOCKED_SHARE:
+    longest = max(limits["instances"], key=lambda entry: entry["kv_cache"]["blocked_share"])
+    if longest["kv_cache"]["blocked_share"] >= BLOCKED_SHARE:
+        whose = f"the queue of instance {longest['index']}" if len(limits["instances"]) > 1 else "the queue"
         told.append(
-            f"a queue lacked KV blocks {_percent(blocks['blocked_share'])} of the time, and requests waited "
+            f"{whose} lacked KV blocks {_percent(longest['kv_cache']['blocked_share'])} of the time, and requests waited "
             f"{blocks['mean_wait_s']:.3g} s for them on average, {_percent(shares['queued_for_kv_blocks'])} of theirs"
         )
     if blocks["preemptions"]:

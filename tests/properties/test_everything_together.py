@@ -329,7 +329,24 @@ def check_run(spec: dict[str, Any], drawn: list[tuple[Any, int, int | None, int]
     assert counts["held"] == 0
     assert counts["arrived"] == counts["finished"] + counts["aborted"] + counts["rejected"] == len(result.requests)
     check_at_rest(made)
+    check_limits(result.summary["limits"])
     return "served"
+
+
+def check_limits(limits: dict[str, Any]) -> None:
+    """What devices and requests spent their time on is all of it, and nothing is negative."""
+    assert limits["verdict"]
+    for entry in (limits, *limits["instances"], *limits["classes"]):
+        for what in ("device_time", "requests") if "device_time" in entry else ():
+            check_shares(entry[what])
+        if "shares" in entry:
+            check_shares(entry)
+
+
+def check_shares(of: dict[str, Any]) -> None:
+    shares = of["shares"].values()
+    assert min(shares) >= 0
+    assert sum(shares) == pytest.approx(1 if of.get("device_s") or of.get("e2e_s") else 0)
 
 
 def check_records(records: Sequence[RequestRecord], asked: Sequence[Session], timeouts: dict[str, Any]) -> None:

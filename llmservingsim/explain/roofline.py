@@ -108,7 +108,10 @@ def _seconds(
     base = cost(0, 0, 0, 0)
     units = np.eye(4, dtype=np.int64) * _MANY
     slopes = [(cost(*unit.tolist()) - base) / _MANY for unit in units]
-    flops, moved = (base[k] + sum(s[k] * column for s, column in zip(slopes, asked, strict=True)) for k in (0, 1))
+    flops, moved = (
+        sum((slope[k] * column for slope, column in zip(slopes, asked, strict=True) if slope[k]), start=base[k])
+        for k in (0, 1)
+    )
     if operator.kind is OperatorKind.MOE:
         moved = moved - _idle_experts(operator, model, layout, asked.tokens)
     efficiency = accelerator.efficiency

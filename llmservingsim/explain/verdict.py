@@ -91,8 +91,9 @@ def _of_blocks(limits: Mapping[str, Any]) -> list[str]:
     if longest["kv_cache"]["blocked_share"] >= BLOCKED_SHARE:
         whose = f"the queue of instance {longest['index']}" if len(limits["instances"]) > 1 else "the queue"
         told.append(
-            f"{whose} lacked KV blocks {_percent(longest['kv_cache']['blocked_share'])} of the time, and requests waited "
-            f"{blocks['mean_wait_s']:.3g} s for them on average, {_percent(shares['queued_for_kv_blocks'])} of theirs"
+            f"{whose} lacked KV blocks {_percent(longest['kv_cache']['blocked_share'])} of the time, and requests "
+            f"waited {blocks['mean_wait_s']:.3g} s for them on average, {_percent(shares['queued_for_kv_blocks'])} of "
+            "theirs"
         )
     if blocks["preemptions"]:
         told.append(

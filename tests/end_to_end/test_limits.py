@@ -172,7 +172,7 @@ def test_a_member_of_a_group_without_a_batch_is_kept_in_step() -> None:
 
 
 def test_an_instance_that_decodes_waits_for_the_kv_of_its_prompts() -> None:
-    """Three iterations: the prompt here, the last position and one token there, behind 100 tokens of KV at 1 byte/ns."""
+    """Three iterations: the prompt here, its last position and a token there, behind 100 tokens of KV at 1 byte/ns."""
     data = config(instance(kv_role="kv_producer"), instance(kv_role="kv_consumer"), source=f"{__name__}:Blocks")
     found = limits(data, (100, 2, 0))
     iteration_ns = BLOCKS * BLOCK_NS

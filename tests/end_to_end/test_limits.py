@@ -194,6 +194,36 @@ def test_a_batch_that_waits_for_kv_waits_for_a_transfer() -> None:
     assert second == {"compute": 2 * iteration_ns, "idle": iteration_ns, "kv_transfer": crossing_ns}
 
 
+def test_blocks_that_are_held_until_they_have_crossed_keep_the_next_prompt_out() -> None:
+    """Three blocks: the second prompt has to wait, and the device with it, until the KV of the first has crossed."""
+    pair = instance(kv_role="kv_producer", num_gpu_blocks=4), instance(kv_role="kv_consumer")
+    found = limits(config(*pair, source=f"{__name__}:Blocks"), (32, 2, 0), (32, 2, 0))
+    iteration_ns, crossing_ns = BLOCKS * BLOCK_NS, 1000 + 32 * KV_BYTES
+    first = device_ns(found["instances"][0])
+    assert first["compute"] == 2 * iteration_ns
+    assert first["idle_kv_blocks"] == pytest.approx(crossing_ns, abs=2 * BLOCKS)
+    assert request_ns(found)["queued_for_kv_blocks"] == first["idle_kv_blocks"] + iteration_ns
+    assert found["instances"][0]["kv_cache"]["blocked_share"] == pytest.approx(
+        (iteration_ns + first["idle_kv_blocks"]) / found["end_ns"]
+    )
+
+
+def test_prompts_that_wait_for_blocks_of_the_decode_side_stall() -> None:
+    """Both are computed at once; the second crosses when the first has crossed and decoded both of its tokens."""
+    pair = instance(kv_role="kv_producer"), instance(kv_role="kv_consumer", num_gpu_blocks=4)
+    found = limits(config(*pair, source=f"{__name__}:Blocks"), (32, 2, 0), (32, 2, 0))
+    iteration_ns = BLOCKS * BLOCK_NS
+    crossing_ns = (found["end_ns"] - 5 * iteration_ns) // 2
+    assert crossing_ns == pytest.approx(1000 + 32 * KV_BYTES, abs=2 * BLOCKS)
+    assert request_ns(found) == {
+        "prefill": 2 * iteration_ns,
+        "transfer_stall_kv_blocks": crossing_ns + 2 * iteration_ns,
+        "transfer": 2 * crossing_ns,
+        "decode": 4 * iteration_ns,
+    }
+    assert found["verdict"][-1].endswith("of their time computed, until the decode side had KV blocks.")
+
+
 def test_starting_and_stopped_instances_are_told_apart() -> None:
     scaled = {"policy": "queue", "options": {"target": 1}, "min_instances": 0, "start_up_delay": "5ms"}
     data = config(instance(), autoscaling=scaled | {"interval": "1ms", "window": "20ms"})

@@ -19,7 +19,15 @@ from llmservingsim.defaults import Serving, with_vllm_defaults
 from llmservingsim.errors import CapacityError, ConfigError, located
 from llmservingsim.experts import expert_parts, plan_routing
 from llmservingsim.instance import DeviceMemory, Instance
-from llmservingsim.latency import BundleSource, LatencySource, OlderBundleSource, RooflineSource, find_bundle, is_older
+from llmservingsim.latency import (
+    BundleSource,
+    LatencySource,
+    OlderBundleSource,
+    OperatorTableSource,
+    RooflineSource,
+    find_bundle,
+    is_older,
+)
 from llmservingsim.memories import Memories
 from llmservingsim.model import (
     EVERYTHING,
@@ -317,9 +325,11 @@ class Parts:
         """Build what times the operators of the model, or of its drafter."""
         latency = self.serving.latency
         if source == "auto":
-            source = "bundle" if libraries.profiles else "roofline"
+            source = "table" if latency.table else "bundle" if libraries.profiles else "roofline"
         if source == "roofline":
             return RooflineSource(model, layout, self.accelerator)
+        if source == "table":
+            return self._operator_table(libraries, model, layout)
         if source == "bundle":
             variant = latency.variant or _VARIANTS[model.dtype]
             folder = find_bundle(libraries.profiles, self.spec.hardware, model.name, variant, layout.tp)
@@ -331,9 +341,24 @@ class Parts:
                 experts_per_token=model.experts_per_token,
                 expert_slices=layout.expert_slices,
             )
-        arguments, known = (model, layout, self.accelerator), {"bundle": None, "roofline": None}
+        arguments = (model, layout, self.accelerator)
+        known = {"bundle": None, "roofline": None, "table": None}
         own: LatencySource = make_plugin("latency", source, known, arguments, ("latency_ns", "provenance"))
         return own
+
+    def _operator_table(self, libraries: Libraries, model: ModelSpec, layout: ParallelLayout) -> LatencySource:
+        """Read the table of the instance's model."""
+        spec = self.serving.latency.table
+        if spec is None or model != self.model:
+            raise ConfigError("latency_source: a table times the model alone; expected 'roofline' or 'bundle' here")
+        if spec.tensor_parallel_size != layout.tp:
+            raise ConfigError(
+                f"latency.table.tensor_parallel_size: the table was made for {spec.tensor_parallel_size}, and the "
+                f"instance has {layout.tp}; expected a table of its own for each size"
+            )
+        return OperatorTableSource(
+            libraries.base / spec.path, spec, model, RooflineSource(model, layout, self.accelerator)
+        )
 
 
 def _model(spec: InstanceSpec, libraries: Libraries) -> ModelSpec:

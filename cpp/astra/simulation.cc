@@ -285,6 +285,11 @@ std::optional<MemoryUse> Simulation::memory_use(MemoryLocation location) const {
   return memory == nullptr ? std::nullopt : std::optional(memory->use());
 }
 
+std::vector<LinkUse> Simulation::memory_link_use(MemoryLocation location) const {
+  const MemoryModel* memory = services_.memory(location);
+  return memory == nullptr ? std::vector<LinkUse>() : memory->link_use();
+}
+
 void Simulation::raise_deadlock() const {
   std::vector<Ticket> tickets;
   for (const auto& entry : live_) {

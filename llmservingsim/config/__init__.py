@@ -6,7 +6,8 @@ from llmservingsim.config.cost_spec import CostSpec, OwnSpec, RentSpec
 from llmservingsim.config.instance_spec import ExpertSpec, InstanceSpec, LatencySpec, ServingSpec
 from llmservingsim.config.kv_transfer import KvTransferSpec
 from llmservingsim.config.load import apply_overrides, json_schema, load_run
-from llmservingsim.config.memory_spec import CxlSpec, MemorySpec
+from llmservingsim.config.memory_spec import CxlSpec, MemorySpec, NodeMemorySpec, PortSpec, SwitchSpec
+from llmservingsim.config.operator_table_spec import ColumnNames, OperatorTableSpec
 from llmservingsim.config.placement_spec import PlacementSpec
 from llmservingsim.config.slo_spec import SLO_LIMITS, SloSpec, parse_statistic
 from llmservingsim.config.spec import AdmissionSpec, NetworkSpec, NodeSpec, RunSpec
@@ -18,6 +19,7 @@ __all__ = [
     "AdmissionSpec",
     "AutoscalingSpec",
     "ClientSpec",
+    "ColumnNames",
     "CostSpec",
     "CxlSpec",
     "ExpertSpec",
@@ -26,14 +28,18 @@ __all__ = [
     "LatencySpec",
     "MemorySpec",
     "NetworkSpec",
+    "NodeMemorySpec",
     "NodeSpec",
+    "OperatorTableSpec",
     "OwnSpec",
     "PlacementSpec",
+    "PortSpec",
     "RentSpec",
     "RunSpec",
     "ServingSpec",
     "SloSpec",
     "SpeculativeSpec",
+    "SwitchSpec",
     "TierSpec",
     "TimeoutSpec",
     "apply_overrides",

@@ -68,6 +68,20 @@ def busiest_memory(system: System, traffic: Mapping[str, Any], end_ns: int) -> d
                 "place_bytes": moved.get(place, 0),
                 "busy_share": used["busy_ms"] * NS_PER_MS / (end_ns * servers) if end_ns else 0.0,
                 "longest_queue": used["longest_queue"],
+                "busiest_part": _busiest_part(used),
             }
         )
     return max(found, key=lambda memory: memory["busy_share"], default=None)
+
+
+def _busiest_part(used: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the port, uplink or device of a memory behind links that carried something longest; None without links."""
+    parts = {
+        f"{way} of {name}": of[f"{way[:-1]}_busy_pct"]
+        for kind in ("ports", "uplinks")
+        for name, of in used.get(kind, {}).items()
+        for way in ("loads", "stores")
+    }
+    parts |= {name: of["busy_pct"] for name, of in used.get("devices", {}).items()}
+    name = max(parts, key=lambda part: parts[part], default=None)
+    return None if name is None else {"name": name, "busy_share": parts[name] / 100}

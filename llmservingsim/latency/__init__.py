@@ -1,9 +1,10 @@
-"""Where operator latencies come from: measured profile bundles, or a roofline over a catalogue entry."""
+"""Where operator latencies come from: profile bundles, tables of your own, or a roofline over a catalogue entry."""
 
 from llmservingsim.latency.bundle import BundleSource
 from llmservingsim.latency.bundle_v0 import OlderBundleSource
 from llmservingsim.latency.drafter import DrafterBundleSource
 from llmservingsim.latency.find import find_bundle, is_older
+from llmservingsim.latency.operator_table import OperatorTableSource
 from llmservingsim.latency.roofline import RooflineSource
 from llmservingsim.latency.source import ExpertLatencySource, ExpertWork, LatencySource
 
@@ -14,6 +15,7 @@ __all__ = [
     "ExpertWork",
     "LatencySource",
     "OlderBundleSource",
+    "OperatorTableSource",
     "RooflineSource",
     "find_bundle",
     "is_older",

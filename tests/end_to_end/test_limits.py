@@ -148,6 +148,18 @@ def test_loads_that_computation_does_not_hide_are_memory_fetch() -> None:
     assert busiest["busy_share"] == pytest.approx(BLOCKS * load_ns / (BLOCKS * load_ns + BLOCK_NS))
 
 
+def test_the_busiest_part_of_a_memory_behind_ports_is_named() -> None:
+    """The port lets half as much through as the device gives, so it carries something twice as long."""
+    memory = {"size": "400GiB", "bandwidth": "100GB/s", "latency": "0ns"}
+    memory["ports"] = [{"of": "accelerator", "bandwidth": "50GB/s"}]
+    placed = instance(placement={"blocks": [{"blocks": "0-15", "weights": "cxl:0"}]})
+    found = limits(config(placed, source=f"{__name__}:Blocks", cxl_memory=memory), (8, 1, 0))
+    part = found["busiest_memory"]["busiest_part"]
+    assert part["name"].startswith("loads of ")
+    fetched_ns = found["end_ns"] - BLOCK_NS
+    assert part["busy_share"] == pytest.approx(fetched_ns / found["end_ns"], rel=1e-3)
+
+
 def test_a_stage_waits_for_the_other_stages_and_for_what_they_send() -> None:
     data = config(instance(pipeline_parallel_size=2), source=f"{__name__}:Blocks")
     found = limits(data, (8, 1, 0))

@@ -79,7 +79,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "lockstep": RUN - {"report"} | {"instance", "stages"},
     "ranks": set(),
     "network": {"config", "backend", "ranks"},
-    "memories": {"config", "backend"},
+    "memory_fabric": {"config", "backend"},
+    "memories": {"config", "backend", "memory_fabric"},
     "tier_plan": {"config", "defaults", "memories", "model", "serving"},
     "kv_layerwise": RUN - {"report"} | {"instance", "memories"},
     "kv_traffic": RUN - {"report"} | {"instance", "memories", "tier_plan", "kv_layerwise"},
@@ -106,7 +107,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "tier_plan",
         "kv_traffic",
     },
-    "memory_traffic": {"backend", "memories", "resolve"},
+    "memory_traffic": {"config", "backend", "memories", "resolve"},
     "explain": {
         "activity",
         "backend",

@@ -114,7 +114,7 @@ class AcceleratorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         max_threads_per_unit: Threads that may be resident on one unit, 0 where that has no meaning.
         tdp_w: Board power limit, 0 if not published.
         l2_bytes: Last level cache shared by all units, 0 if unknown.
-        kernel_launch_ns: Floor under the time of any kernel, 0 where a program runs without launches.
+        kernel_launch_ns: Floor under the time of any kernel: its launch, or the way through a chip without launches.
         array_dims: Rows and columns of a weight-stationary systolic array that computes matrix products, None where
             the size of tiles does not matter. `docs/concepts/latency.md` has the formula.
         array_load_cycles: Cycles that bring the next tile of weights into the array while it computes; as many as it

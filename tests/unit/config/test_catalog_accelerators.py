@@ -44,6 +44,16 @@ def test_aliases_spaces_and_case_lead_to_the_same_entry(name: str, expected: str
         ("A100-40GB", "bf16_flops", 312e12),
         ("A6000", "memory_bandwidth", 768e9),
         ("TPU-v5e-1", "bf16_flops", 197e12),
+        ("TPU v4", "memory_bandwidth", 1200e9),
+        ("v5p", "bf16_flops", 459e12),
+        ("v6e", "array_dims", (256, 256)),
+        ("MI325X", "memory_bandwidth", 6000e9),
+        ("Gaudi 3", "link_bandwidth", 21 * 200e9 / 8),
+        ("GB200", "fp4_flops", 10_000e12),
+        ("L4", "tdp_w", 72),
+        ("RTX 3090", "bf16_flops", 71e12),
+        ("Groq LPU", "memory_bytes", 230_000_000),
+        ("WSE-3", "memory_bandwidth", 21e15),
     ],
 )
 def test_data_sheet_numbers_stand_in_the_catalogue(name: str, field: str, value: float) -> None:

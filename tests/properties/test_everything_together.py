@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from shares import check_limits
 
 from llmservingsim import Run, RunOptions
 from llmservingsim.backend import NativeBackend, Ticket
@@ -345,22 +346,6 @@ def check_run(spec: dict[str, Any], drawn: list[tuple[Any, int, int | None, int]
     check_at_rest(made)
     check_limits(result.summary["limits"])
     return "served"
-
-
-def check_limits(limits: dict[str, Any]) -> None:
-    """What devices and requests spent their time on is all of it, and nothing is negative."""
-    assert limits["verdict"]
-    for entry in (limits, *limits["instances"], *limits["classes"]):
-        for what in ("device_time", "requests") if "device_time" in entry else ():
-            check_shares(entry[what])
-        if "shares" in entry:
-            check_shares(entry)
-
-
-def check_shares(of: dict[str, Any]) -> None:
-    shares = of["shares"].values()
-    assert min(shares) >= 0
-    assert sum(shares) == pytest.approx(1 if of.get("device_s") or of.get("e2e_s") else 0)
 
 
 def check_records(records: Sequence[RequestRecord], asked: Sequence[Session], timeouts: dict[str, Any]) -> None:

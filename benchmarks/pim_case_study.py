@@ -73,9 +73,8 @@ def simulate(case: Case) -> Found:
 
 def energy_per_token(summary: dict[str, Any], tokens: int) -> float | None:
     """What the run's energy comes to per generated token, if it was counted."""
-    energy = summary.get("energy") or {}
-    total = energy.get("total_j")
-    return total / tokens if total is not None else None
+    energy = summary["energy_j"]
+    return None if energy is None else energy["total"] / tokens
 
 
 def peer_results(name: str) -> tuple[float, float]:

@@ -85,7 +85,8 @@ class Admission:
             self._abort(*given_up, now_ns)
         for pool in self._pools.values():
             while pool.held and self._send(next(iter(pool.held.values())), pool, now_ns) is None:
-                pool.held.popitem(last=False)
+                _, sent = pool.held.popitem(last=False)
+                self._recorder.sent(sent, now_ns)
         for spec in self._workload.take(now_ns):
             self._take_in(spec, now_ns)
 

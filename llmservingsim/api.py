@@ -19,6 +19,7 @@ from llmservingsim.config.catalog import load_accelerators
 from llmservingsim.config.peer import import_peer_file, is_peer_file
 from llmservingsim.energy import check_power, count_energy
 from llmservingsim.errors import ConfigError
+from llmservingsim.explain import Observed, plan_cost, summarise_cost, summarise_limits
 from llmservingsim.export import TraceExporter
 from llmservingsim.loop import serve
 from llmservingsim.memory_traffic import memory_traffic
@@ -124,6 +125,7 @@ class Run:
             self.options.backend,
         )
         check_power(self.spec, self.system)
+        self._cost = plan_cost(self.spec, self.system.instances)
         self._slos = Slos(self.spec.slo, {instance.model for instance in self.system.instances})
         source = workload if workload is not None else _configured_workload(self.spec, base)
         if isinstance(source, GeneratorSpec) and self.options.seed is not None:
@@ -178,6 +180,9 @@ class Run:
         energy = count_energy(self.spec, self.system, measured)
         if energy is not None:
             summary["energy_j"] = summarise_energy(energy, measured.table)
+        summary["limits"] = summarise_limits(Observed(self.system, measured, accessed))
+        if self._cost is not None:
+            summary["cost"] = summarise_cost(self._cost, self.system, self.recorder.end_ns, summary)
         requests = sorted(self.recorder.records, key=lambda record: record.request_id)
         crossed = [] if transfers is None else sorted(transfers.records)
         details = RequestDetails(measured.table, measured.attainment, energy.request_j if energy is not None else None)

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from llmservingsim.activity import ActivityLog
 from llmservingsim.backend import Backend, GraphId, Ticket
-from llmservingsim.config.catalog import PowerSpec
+from llmservingsim.config.catalog import AcceleratorSpec, PowerSpec
 from llmservingsim.errors import SimulationError
 from llmservingsim.model import CapacityReport
 from llmservingsim.power import ComputingMemory
@@ -166,6 +166,7 @@ class Instance:
         power: What each draws, under its cap; None where the catalogue does not know.
         clock: Share of its maximum clock at which it runs.
         computing_memory: What computes for it in a memory, if something does.
+        accelerator: The catalogue's entry, with what the run file replaces.
         role: What it computes; one that only decodes gets its requests from others.
         phase: Whether it takes new requests, and whether it runs; ``active`` throughout where nothing scales.
         wake: Tells the loop that it may have something to begin; whatever changes its engine from outside calls it.
@@ -203,6 +204,7 @@ class Instance:
         self.power: PowerSpec | None = None
         self.clock = 1.0
         self.computing_memory: ComputingMemory | None = None
+        self.accelerator: AcceleratorSpec | None = None
         self.role: Role = "both"
         self.phase: Phase = "active"
         self.listener: IterationListener | None = None

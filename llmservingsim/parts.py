@@ -168,8 +168,9 @@ class Parts:
         made.ranks = tuple(ranks)
         made.builders = tuple(builders)
         stage = len(ranks) // len(builders)
-        made.activity = [ActivityLog(ranks[k * stage : (k + 1) * stage]) for k in range(len(builders))]
-        made.hardware = self.accelerator.name
+        times_of = getattr(backend, "times_of", None)
+        made.activity = [ActivityLog(ranks[k * stage : (k + 1) * stage], times_of) for k in range(len(builders))]
+        made.hardware, made.accelerator = self.accelerator.name, self.accelerator
         made.clock = self.clock
         if self.accelerator.power is not None:
             made.power = capped(self.accelerator.power, made.clock)

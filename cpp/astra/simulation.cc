@@ -30,7 +30,7 @@ Simulation::Simulation(const NetworkConfig& network, const SystemConfig& system,
 }
 
 GraphId Simulation::add_graph(const GraphSpec& graph) {
-  graphs_.push_back(std::make_unique<Graph>(Graph{make_plan(graph, services_), {}}));
+  graphs_.push_back(std::make_unique<Graph>(Graph{make_plan(graph, services_), {}, false, {}}));
   return static_cast<GraphId>(graphs_.size() - 1);
 }
 
@@ -103,6 +103,9 @@ void Simulation::follow(Submission& submission, Ticket after) {
 
 void Simulation::begin(Submission& submission) {
   const auto ticket = static_cast<std::uint64_t>(submission.ticket);
+  if (submission.is_timed() || submission.steps_ended() == 0) {
+    submission.began = now();
+  }
   if (submission.is_timed()) {
     services_.events.schedule(submission.end(), {this, kTimedDone, ticket});
     submission.begin_timed(now());
@@ -155,6 +158,10 @@ void Simulation::complete(Submission& submission) {
   submission.state = State::kDone;
   if (submission.is_timed()) {
     submission.count_memory(services_);
+  }
+  Graph& graph = *graphs_[static_cast<std::size_t>(submission.graph)];
+  if (graph.keeps_times) {
+    submission.append_times(&graph.times);
   }
   completed_.push_back(submission.ticket);
   for (const Ticket ticket : submission.followers) {
@@ -257,6 +264,21 @@ std::vector<Time> Simulation::rank_compute(Ticket ticket) const { return complet
 std::vector<Time> Simulation::node_starts(Ticket ticket) const { return completed(ticket).node_starts(); }
 
 std::vector<Time> Simulation::node_ends(Ticket ticket) const { return completed(ticket).node_ends(); }
+
+void Simulation::keep_times(GraphId id) {
+  graph(id);
+  graphs_[static_cast<std::size_t>(id)]->keeps_times = true;
+}
+
+const std::vector<Time>& Simulation::times(GraphId id) const { return graph(id).times; }
+
+std::vector<std::vector<Rank>> Simulation::lanes(GraphId id) const {
+  std::vector<std::vector<Rank>> result;
+  for (const Lane& lane : graph(id).plan.lanes) {
+    result.push_back(lane.members);
+  }
+  return result;
+}
 
 std::optional<MemoryUse> Simulation::memory_use(MemoryLocation location) const {
   const MemoryModel* memory = services_.memory(location);

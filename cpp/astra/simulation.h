@@ -43,6 +43,12 @@ class Simulation final : public EventTarget {
   // When each node began and ended in the last step of a completed ticket, see Submission.
   std::vector<Time> node_starts(Ticket ticket) const;
   std::vector<Time> node_ends(Ticket ticket) const;
+  // From now on the times of a graph's tickets are kept. Raises std::invalid_argument if it is not registered.
+  void keep_times(GraphId graph);
+  // Of each ticket of such a graph that has completed, in that order; see Submission::append_times.
+  const std::vector<Time>& times(GraphId graph) const;
+  // The ranks that each lane of a graph stands for.
+  std::vector<std::vector<Rank>> lanes(GraphId graph) const;
   // What the memory there did so far; nothing if there is none.
   std::optional<MemoryUse> memory_use(MemoryLocation location) const;
   // What the links of the memory there carried so far, see FlowMemory; empty if it has none.
@@ -57,6 +63,8 @@ class Simulation final : public EventTarget {
   struct Graph {
     Plan plan;
     std::vector<std::unique_ptr<GraphRun>> idle;
+    bool keeps_times = false;
+    std::vector<Time> times;
   };
 
   const Graph& graph(GraphId id) const;

@@ -93,6 +93,31 @@ nb::list link_ends(Guarded& self) {
   return result;
 }
 
+nb::list lanes(Guarded& self, astra::GraphId graph) {
+  nb::list result;
+  for (const std::vector<astra::Rank>& members : self.idle().lanes(graph)) {
+    nb::list ranks;
+    for (const astra::Rank rank : members) {
+      ranks.append(rank);
+    }
+    result.append(ranks);
+  }
+  return result;
+}
+
+void bind_times(nb::class_<Guarded>& simulation) {
+  simulation
+      .def(
+          "keep_times", [](Guarded& self, astra::GraphId graph) { self.idle().keep_times(graph); }, nb::arg("graph"),
+          "Keep the times of a graph's tickets that complete from now on.")
+      .def(
+          "times", [](Guarded& self, astra::GraphId graph) { return to_numpy(self.idle().times(graph)); },
+          nb::arg("graph"),
+          "Of each of these tickets, in order of completion: when it began; then per lane for how long it waited for "
+          "messages, for memories that compute, and for loads and stores.")
+      .def("lanes", &lanes, nb::arg("graph"), "The ranks that each lane of a graph stands for.");
+}
+
 nb::list advance(Guarded& self, astra::Time until) {
   nb::list result;
   for (const astra::Ticket ticket : self.advance(until)) {
@@ -105,7 +130,10 @@ nb::list advance(Guarded& self, astra::Time until) {
 
 void bind_simulation(nb::module_& module) {
   using astra::Ticket;
-  nb::class_<Guarded>(module, "Simulation", "The clock; its methods are those of llmservingsim.backend.Backend.")
+  nb::class_<Guarded> simulation(module, "Simulation",
+                                 "The clock; its methods are those of llmservingsim.backend.Backend.");
+  bind_times(simulation);
+  simulation
       .def(nb::init<const astra::NetworkConfig&, const astra::SystemConfig&, const astra::MemoryConfig&>(),
            nb::arg("network"), nb::arg("system"), nb::arg("memory"))
       .def_prop_ro(

@@ -47,6 +47,33 @@ void cuts_at_step_boundaries() {
   }
 }
 
+// Two ranks compute and reduce; one stands for both, or each for itself.
+void keeps_what_lanes_waited_for() {
+  for (const Classes& classes : {Classes{{0, 1}}, Classes{{0}, {1}}}) {
+    GraphBuilder builder(classes);
+    for (int rank_class = 0; rank_class < static_cast<int>(classes.size()); ++rank_class) {
+      builder.comp(rank_class, 70);
+      const int first = static_cast<int>(builder.spec().names.size()) - 1;
+      builder.all_reduce(rank_class, 65'536, {first});
+    }
+    Simulation simulation(ring_network(2), {}, {});
+    const astra::GraphId graph = simulation.add_graph(builder.spec());
+    simulation.submit(graph, {}, {}, -1);
+    simulation.advance(1'000'000);
+    CHECK(simulation.times(graph).empty());
+    simulation.keep_times(graph);
+    const Ticket ticket = simulation.submit(graph, {}, {}, -1);
+    const astra::Time begin = simulation.now();
+    CHECK(simulation.advance(2'000'000) == Tickets{ticket});
+    const astra::Time messages = simulation.now() - begin - 70;
+    std::vector<astra::Time> expected{begin};
+    for (std::size_t lane = 0; lane < classes.size(); ++lane) expected.insert(expected.end(), {messages, 0, 0});
+    CHECK(simulation.times(graph) == expected);
+    CHECK(simulation.lanes(graph) == classes);
+    CHECK_THROWS(simulation.keep_times(graph + 1), std::invalid_argument);
+  }
+}
+
 void lists_who_is_stuck() {
   GraphBuilder graph(Classes{{0}, {1}});
   graph.comp(0, 5);
@@ -162,6 +189,7 @@ Tests simulation_tests() {
   return {
       {"a ticket is cut at its step boundaries, and followers of a cut one follow its predecessor",
        cuts_at_step_boundaries},
+      {"what lanes waited for is kept of the tickets of a graph", keeps_what_lanes_waited_for},
       {"a deadlock lists who waits for what", lists_who_is_stuck},
       {"simulations run side by side in threads", lives_in_many_threads},
       {"time does not go back", refuses_going_back},

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 
 from llmservingsim.backend import _native
 from llmservingsim.backend.collectives import COLLECTIVES, author
 from llmservingsim.backend.config import MEMORY_GB, TERA, FabricModel, MemoryModel, NetworkModel, SystemModel
 from llmservingsim.backend.memory import native_level
+from llmservingsim.backend.times import GraphTimes
+from llmservingsim.graph import Graph, NodeType
 
 
 class NativeBackend(_native.Simulation):
     """Times graphs with ASTRA-sim's rules; implements `llmservingsim.backend.Backend`.
 
-    `register`, `submit`, `advance`, `step_ends_ns`, `cut` and ``now_ns`` are the C++ methods themselves, so a call
-    costs no Python. Submissions share the network and the memories, and nothing else: each has its own slots and
+    `submit`, `advance`, `step_ends_ns`, `cut` and ``now_ns`` are the C++ methods themselves, so a call costs no Python.
+    Submissions share the network and the memories, and nothing else: each has its own slots and
     its own messages on every rank. What a completed ticket did (`step_ends_ns`, `rank_finish_ns`) can be asked until
     the next `advance`, what the memories did (`memory_use`) at any time. A step that follows another step or ticket
     begins when the clock leaves the instant at which that one ended; until then `cut` drops it.
@@ -37,6 +40,22 @@ class NativeBackend(_native.Simulation):
         """
         system = system or SystemModel()
         super().__init__(_network(network, system), _system(system), _memory(memory or MemoryModel()))
+        self._kept: dict[int, tuple[int, Graph]] = {}  # by the graph's id, which is its own while it is kept
+
+    def register(self, graph: Graph) -> int:
+        """Check a graph and keep its topology; if ranks compute there and wait too, also what tickets wait for."""
+        number = super().register(graph)
+        if len(graph) > 1 and np.any(graph.type == NodeType.COMP):
+            self.keep_times(number)
+            self._kept[id(graph)] = number, graph
+        return number
+
+    def times_of(self, graph: Graph) -> GraphTimes | None:
+        """Return what the completed tickets of a registered graph waited for; None where one node is all."""
+        if id(graph) not in self._kept:
+            return None
+        number, _ = self._kept[id(graph)]
+        return GraphTimes.of(self.times(number), self.lanes(number))
 
 
 def _network(model: NetworkModel, system: SystemModel) -> _native.NetworkConfig:

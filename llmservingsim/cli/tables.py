@@ -19,6 +19,8 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     console = Console()
     console.print(_latency_table(summary))
     console.print(_totals_table(summary))
+    for sentence in summary["limits"]["verdict"]:
+        _print_line(console, sentence)
     for word, key in (("rejected", "rejections"), ("aborted", "aborts")):
         for entry in summary["requests"][key]:
             ids = ", ".join(map(str, entry["request_ids"]))
@@ -89,6 +91,16 @@ def _energy(energy: Mapping[str, Any]) -> str:
     return told + (f"; without {', '.join(unknown)}" if unknown else "")
 
 
+def _cost(cost: Mapping[str, Any]) -> str:
+    """What the run cost, and what a million tokens of answers did."""
+    unit = cost["currency"]
+    texts = [f"{cost['total']:,.4g} {unit}"]
+    for key, of in (("per_million_output_tokens", "million output tokens"), ("per_good_request", "good request")):
+        if cost[key] is not None:
+            texts.append(f"{cost[key]:,.4g} {unit} per {of}")
+    return ", ".join(texts)
+
+
 def _totals_table(summary: Mapping[str, Any]) -> Table:
     requests, throughput = summary["requests"], summary["throughput"]
     table = Table.grid(padding=(0, 2))
@@ -119,6 +131,8 @@ def _totals_table(summary: Mapping[str, Any]) -> Table:
     table.add_row("prefix cache", f"{_prefix_cache(summary['prefix_cache'])}, {summary['preemptions']:,} preemptions")
     if summary["energy_j"] is not None:
         table.add_row("energy", _energy(summary["energy_j"]))
+    if "cost" in summary:
+        table.add_row("cost", _cost(summary["cost"]))
     table.add_row(
         "time",
         f"{summary['simulated_s']:,.2f} s simulated in {summary['wall_s']:.2f} s, {summary['iterations']:,} iterations",

@@ -2,6 +2,7 @@
 
 from llmservingsim.config.autoscaling import AutoscalingSpec
 from llmservingsim.config.clients import ClientSpec, TimeoutSpec
+from llmservingsim.config.cost_spec import CostSpec, OwnSpec, RentSpec
 from llmservingsim.config.instance_spec import ExpertSpec, InstanceSpec, LatencySpec, ServingSpec
 from llmservingsim.config.kv_transfer import KvTransferSpec
 from llmservingsim.config.load import apply_overrides, json_schema, load_run
@@ -20,6 +21,7 @@ __all__ = [
     "AutoscalingSpec",
     "ClientSpec",
     "ColumnNames",
+    "CostSpec",
     "CxlSpec",
     "ExpertSpec",
     "InstanceSpec",
@@ -31,9 +33,11 @@ __all__ = [
     "NodePowerSpec",
     "NodeSpec",
     "OperatorTableSpec",
+    "OwnSpec",
     "PlacementSpec",
     "PortSpec",
     "PowerRunSpec",
+    "RentSpec",
     "RunSpec",
     "ServingSpec",
     "SloSpec",

@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from llmservingsim.config.autoscaling import AutoscalingSpec
 from llmservingsim.config.clients import ClientSpec, TimeoutSpec
+from llmservingsim.config.cost_spec import CostSpec
 from llmservingsim.config.instance_spec import InstanceSpec, ServingSpec
 from llmservingsim.config.kv_transfer import KvTransferSpec
 from llmservingsim.config.memory_spec import CxlSpec, NodeMemorySpec
@@ -133,6 +134,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         slo: Limits that a good request keeps; goodput counts those that do. A section, or a list of them with ``model``
             or ``priority``, of which the first that fits a request holds.
         power: Counts energy, as does a section ``power`` of a node; by default it is not counted.
+        cost: Prices; by default the run is not priced.
     """
 
     nodes: Annotated[tuple[NodeSpec, ...], Meta(min_length=1)]
@@ -152,6 +154,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     timeseries_interval: str = "1s"
     slo: SloSpec | tuple[SloSpec, ...] | None = None
     power: PowerRunSpec | None = None
+    cost: CostSpec | None = None
 
     def __post_init__(self) -> None:
         check_quantities(self, parse_time_ns, "timeseries_interval")

@@ -21,6 +21,7 @@ class RequestDetail(msgspec.Struct, frozen=True, gc=False):
         first_elsewhere_ns: When it got its first token at another instance; -1 if it did not.
         prefilled_ns: When its prompt had been computed; -1 if that never happened.
         recalled: Tier and tokens of what came from there at first admission.
+        preempted_ns: For how long it was preempted, before and after its prompt had been computed.
         recomputed_tokens, swapped_tokens, accepted_drafts: As `Request` has them.
     """
 
@@ -34,6 +35,7 @@ class RequestDetail(msgspec.Struct, frozen=True, gc=False):
     recomputed_tokens: int = 0
     swapped_tokens: int = 0
     accepted_drafts: int = 0
+    preempted_ns: tuple[int, int] = (0, 0)
 
 
 def detail_of(spec: RequestSpec, instance: Instance, request: Request | None) -> RequestDetail:
@@ -52,4 +54,5 @@ def detail_of(spec: RequestSpec, instance: Instance, request: Request | None) ->
         request.recomputed_tokens,
         request.swapped_tokens,
         request.accepted_drafts,
+        request.preempted_ns,
     )

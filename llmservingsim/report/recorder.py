@@ -28,6 +28,7 @@ class Recorder:
         gaps_ns: Of each instance, inter-token times and how many tokens had each.
         preemptions: Of each instance, of the requests in ``records``.
         end_ns: When the last event happened.
+        sent_ns: When requests that the router held went to their instances, by id.
     """
 
     def __init__(self, instances: Sequence[Instance], sample_ns: int, memories: HeldMemory | None = None) -> None:
@@ -36,6 +37,7 @@ class Recorder:
         self.gaps_ns: list[dict[int, int]] = [{} for _ in instances]
         self.preemptions = [0] * len(instances)
         self.end_ns = 0
+        self.sent_ns: dict[int, int] = {}
         self.num_arrived = 0
         self._open: dict[int, RequestSpec] = {}
         self._sampler = Sampler(instances, sample_ns, memories)
@@ -64,6 +66,10 @@ class Recorder:
         """A request was taken in: it goes to an instance, or is held at the router first."""
         self.num_arrived += 1
         self._open[spec.request_id] = spec
+
+    def sent(self, spec: RequestSpec, now_ns: int) -> None:
+        """A request that was held goes to its instance."""
+        self.sent_ns[spec.request_id] = now_ns
 
     def rejected(self, spec: RequestSpec, instance: Instance, reason: str) -> None:
         """A request was refused for good; ``instance`` is the first that serves its model."""

@@ -150,7 +150,7 @@ class Engine:
     def take_over(self, request: Request, prefilled: Request) -> None:
         """Let an expected request know what became of it where it was prefilled."""
         known = ["cached_tokens", "lost_tokens", "prefilled_ns", "recalled", "recomputed_tokens", "scheduled_ns"]
-        known += ["swapped_tokens"]
+        known += ["swapped_tokens", "preempted_ns"]
         if not self.samples_first_token_twice:
             known += ["num_tokens", "first_token_ns", "last_token_ns"]
         for name in known:

@@ -42,6 +42,8 @@ class Request:
         cached_tokens: Tokens found in the prefix cache at first admission, lower tiers included.
         recalled: Tier and tokens of each part that came from there at first admission.
         lost_tokens: Computed tokens that its last preemption took, until it is admitted again.
+        preempted_at_ns: When it was preempted, until it is admitted again; else -1.
+        preempted_ns: For how long it was, before and after its prompt had been computed.
         recomputed_tokens, swapped_tokens: Of those taken by preemptions, computed once more, and read back.
         accepted_drafts: Drafts of it that the model accepted.
         token_batches: Batches that gave it tokens (`llmservingsim.serving.batch_log`); a member of a cohort is behind.
@@ -75,6 +77,8 @@ class Request:
         "num_prompt_tokens",
         "num_spec_tokens",
         "num_tokens",
+        "preempted_at_ns",
+        "preempted_ns",
         "prefill_instance",
         "prefilled_ns",
         "priority",
@@ -121,6 +125,8 @@ class Request:
         self.last_token_ns = -1
         self.prefilled_ns = -1
         self.lost_tokens = 0
+        self.preempted_at_ns = -1
+        self.preempted_ns = (0, 0)
         self.recomputed_tokens = 0
         self.swapped_tokens = 0
         self.accepted_drafts = 0
@@ -132,6 +138,14 @@ class Request:
     def num_output_tokens(self) -> int:
         """Known output tokens."""
         return self.num_tokens - self.num_prompt_tokens
+
+    def readmitted(self, now_ns: int) -> None:
+        """It runs again after a preemption."""
+        if self.preempted_at_ns >= 0:
+            before, after = self.preempted_ns
+            spent = now_ns - self.preempted_at_ns
+            self.preempted_ns = (before + spent, after) if self.prefilled_ns < 0 else (before, after + spent)
+            self.preempted_at_ns = -1
 
     def __repr__(self) -> str:
         return (

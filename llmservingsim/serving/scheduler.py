@@ -7,51 +7,15 @@ number of tokens, running requests first, in list order, then waiting ones, unti
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
 
 from llmservingsim.serving.cohort import DecodeCohort
-from llmservingsim.serving.kv import BlockHash, BlockPool, KVCacheManager
+from llmservingsim.serving.hold_ups import HoldUp, HoldUpLog, Refusal
+from llmservingsim.serving.kv import KVCacheManager
 from llmservingsim.serving.kv.tiers import TierHit
 from llmservingsim.serving.queue import FcfsQueue, PriorityQueue, RequestQueue
 from llmservingsim.serving.remote import Load
 from llmservingsim.serving.request import Request, RequestStatus
 from llmservingsim.serving.scheduling import SchedulerConfig
-
-
-class Refusal(NamedTuple):
-    """Why the next waiting request did not fit: as long as this holds, looking again would find the same.
-
-    It needs more blocks than are free beside those of its prefix. That can only change when blocks become free, or when
-    the first block that its prefix misses enters the index.
-
-    Attributes:
-        request: Who.
-        prefix: Blocks that were found of it.
-        room: Free blocks that are none of these.
-        missing: Hash of the first block that was not found; None where every one that counts was.
-    """
-
-    request: Request
-    prefix: list[int]
-    room: int
-    missing: BlockHash | None
-
-    @classmethod
-    def of(cls, request: Request, prefix: list[int], pool: BlockPool) -> Refusal:
-        """Note a refusal."""
-        hashes = request.block_hashes
-        missing = hashes[len(prefix)] if len(prefix) < len(hashes) else None
-        return cls(request, prefix, _room(prefix, pool), missing)
-
-    def holds(self, request: Request, pool: BlockPool) -> bool:
-        """Whether the request would be refused again."""
-        if request is not self.request or (pool.num_free > self.room and _room(self.prefix, pool) > self.room):
-            return False
-        return self.missing is None or pool.find(self.missing) is None
-
-
-def _room(prefix: list[int], pool: BlockPool) -> int:
-    return pool.num_free - sum(map(pool.is_free, prefix))
 
 
 class VllmScheduler:
@@ -64,6 +28,7 @@ class VllmScheduler:
     Attributes:
         load_kv_async: Whether requests wait for KV that comes from elsewhere before they are scheduled; if not, they
             are scheduled at once, and their batch waits.
+        hold_ups: What the head of the queue lacked, and since when.
     """
 
     def __init__(self, config: SchedulerConfig, kv: KVCacheManager) -> None:
@@ -74,6 +39,8 @@ class VllmScheduler:
         self._by_name: list[Request] = []  # running requests outside the cohort; those that compute come after it
         self._admissions = 0
         self._refusal: Refusal | None = None
+        self.hold_ups = HoldUpLog()
+        self._now_ns = 0
         self.load_kv_async = True
         self._loads: list[Load] = []  # not yet asked for
         self._loading: dict[Request, None] = {}
@@ -107,14 +74,30 @@ class VllmScheduler:
 
     def schedule(self, now_ns: int) -> list[tuple[Request, int]]:
         """Form a batch: running requests first, then, if nobody was preempted, waiting ones."""
+        self._now_ns = now_ns
         budget = self._schedule_cohort()
         batch, budget, preempted = self._schedule_running(budget)
         self._let_join(batch)
+        held_up = HoldUp.KV_BLOCKS if preempted else HoldUp.NOTHING
         if not preempted and self._loaded:
             budget = self._schedule_loaded(batch, budget, now_ns)
         if not preempted and self._waiting:
-            self._schedule_waiting(batch, budget, now_ns)
+            held_up = self._schedule_waiting(batch, budget, now_ns)
+        if self._loading or self._loaded:
+            held_up = self._aside(held_up)
+        if held_up is not self.hold_ups.last:
+            self.hold_ups.note(held_up, now_ns)
         return batch
+
+    def _aside(self, held_up: HoldUp) -> HoldUp:
+        """Tell what holds up those who wait beside the queue, unless those in it lack blocks."""
+        if held_up is HoldUp.KV_BLOCKS:
+            return held_up
+        if self._loaded:
+            return HoldUp.MAX_NUM_SEQS if len(self.running) >= self.config.max_num_seqs else HoldUp.TOKEN_BUDGET
+        if held_up is not HoldUp.NOTHING:
+            return held_up
+        return HoldUp.KV_TRANSFER if next(iter(self._loading)).prefill_instance >= 0 else HoldUp.KV_RECALL
 
     def take_loads(self) -> list[Load]:
         """Return the loads whose blocks were taken since the last call."""
@@ -270,6 +253,7 @@ class VllmScheduler:
             self.kv.tiers.swap_out(request)
         self.kv.free(request)
         request.status = RequestStatus.PREEMPTED
+        request.preempted_at_ns = self._now_ns
         request.lost_tokens += request.num_computed_tokens
         request.num_computed_tokens = 0
         request.num_output_placeholders = 0
@@ -319,8 +303,9 @@ class VllmScheduler:
             self.loaded(request)
         return True
 
-    def _schedule_waiting(self, batch: list[tuple[Request, int]], budget: int, now_ns: int) -> None:
-        """Admit waiting requests in order until one does not fit."""
+    def _schedule_waiting(self, batch: list[tuple[Request, int]], budget: int, now_ns: int) -> HoldUp:
+        """Admit waiting requests in order until one does not fit; tell what that one lacks."""
+        lacks = HoldUp.KV_BLOCKS
         while self._waiting and budget > 0 and len(self.running) < self.config.max_num_seqs:
             request = self._waiting.peek()
             if request.remote_tokens:
@@ -341,6 +326,7 @@ class VllmScheduler:
             tokens = request.num_tokens - len(prefix) * self.kv.block_size - recalled
             tokens = min(tokens, self._longest_chunk) if self.config.long_prefill_token_threshold else tokens
             if tokens > budget and not self.config.enable_chunked_prefill:
+                lacks = HoldUp.TOKEN_BUDGET
                 break
             tokens = min(tokens, budget)
             if self.config.scheduler_reserve_full_isl and not self.kv.fits_whole(request, prefix):
@@ -354,6 +340,11 @@ class VllmScheduler:
             self._enter(request)
             batch.append((request, tokens))
             budget -= tokens
+        else:
+            if not self._waiting:
+                return HoldUp.NOTHING
+            lacks = HoldUp.TOKEN_BUDGET if budget <= 0 else HoldUp.MAX_NUM_SEQS
+        return lacks
 
     def _admit(self, request: Request, prefix: list[int], hit: TierHit | None, now_ns: int) -> None:
         """Give a request what is cached of it; what lies in lower tiers comes up before its batch."""
@@ -369,9 +360,11 @@ class VllmScheduler:
         if request.scheduled_ns < 0:
             request.scheduled_ns = now_ns
             request.cached_tokens = request.num_computed_tokens
-        elif request.lost_tokens:
+            return
+        if request.lost_tokens:
             request.recomputed_tokens += max(0, request.lost_tokens - request.num_computed_tokens)
             request.lost_tokens = 0
+        request.readmitted(now_ns)
 
     def _enter(self, request: Request) -> None:
         """Put a request, whose blocks are taken, at the end of the running list."""

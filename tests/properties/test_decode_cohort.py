@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmservingsim.serving import SCHEDULERS, Engine, EngineConfig, Request, SchedulerConfig
+from llmservingsim.serving.hold_ups import Refusal
 from llmservingsim.serving.kv import BlockPool
-from llmservingsim.serving.scheduler import Refusal
 from llmservingsim.workload import RequestSpec
 
 _TURNS_MAX = 20_000

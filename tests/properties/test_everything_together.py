@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from shares import check_limits
 
 from llmservingsim import Run, RunOptions
 from llmservingsim.backend import NativeBackend, Ticket
@@ -322,6 +323,7 @@ def check_run(spec: dict[str, Any], drawn: list[tuple[Any, int, int | None, int]
     assert counts["held"] == 0
     assert counts["arrived"] == counts["finished"] + counts["aborted"] + counts["rejected"] == len(result.requests)
     check_at_rest(made)
+    check_limits(result.summary["limits"])
     return "served"
 
 

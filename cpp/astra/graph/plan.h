@@ -9,6 +9,7 @@
 #include "astra/collective/communicator.h"
 #include "astra/graph/services.h"
 #include "astra/graph/spec.h"
+#include "astra/graph/spent.h"
 
 namespace astra {
 
@@ -91,12 +92,17 @@ bool is_instant(const PlanNode& node, const SystemConfig& config, const Time* du
 
 // Whether a node's time counts as computation, which exposed communication leaves out.
 bool is_compute(const PlanNode& node, const SystemConfig& config);
+
+// What a rank waits for while a node runs.
+Waits waits_for(const PlanNode& node, const SystemConfig& config);
+
 // Tells the memories of a step's accesses that are timed instead of requested.
 void count_timed_memory(const Plan& plan, const Services& services, const Bytes* sizes);
 
 struct ChainTime {
   Time total = 0;
   Time compute = 0;  // of the accelerator's COMP nodes
+  Spent spent;       // of the others
 };
 
 // How long a lane that is a chain takes.

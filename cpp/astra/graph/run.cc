@@ -61,6 +61,7 @@ void GraphRun::begin_lane(std::uint32_t lane) {
   const Lane& plan = plan_.lanes[lane];
   LaneState& state = lanes_[lane];
   state.left = plan.last - plan.first;
+  state.clock.begin(services_.events.now());
   if (!plan.chain.empty()) {
     begin_chain(lane);
     return;
@@ -79,6 +80,7 @@ void GraphRun::begin_lane(std::uint32_t lane) {
 void GraphRun::begin_chain(std::uint32_t lane) {
   const ChainTime chain = chain_time(plan_, plan_.lanes[lane], services_, durations_, sizes_);
   compute_[lane] = chain.compute;
+  lanes_[lane].clock.set(chain.spent);
   services_.events.schedule_local(lanes_[lane].local, chain.total, {this, kLaneDone, lane});
 }
 
@@ -139,6 +141,7 @@ void GraphRun::start(std::uint32_t node) {
   }
   lane.is_busy[index(n.slot)] = n.slot != Slot::kFree;
   state_[node] = NodeState::kRunning;
+  lane.clock.start(waits_for(n, config_), services_.events.now());
   if (n.is_timed) {
     start_timed(node);
   } else if (n.type == NodeType::kSend || n.type == NodeType::kRecv) {
@@ -226,6 +229,7 @@ void GraphRun::end(std::uint32_t node) {
 void GraphRun::complete(std::uint32_t node) {
   check(state_[node] == NodeState::kRunning, "a node completes once, after its start");
   const std::uint32_t lane = plan_.nodes[node].lane;
+  lanes_[lane].clock.end(waits_for(plan_.nodes[node], config_), services_.events.now());
   released_.clear();
   end(node);
   make_released_ready();

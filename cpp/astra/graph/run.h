@@ -25,6 +25,8 @@ class GraphRun final : public EventTarget {
   // Per lane: when it finished, and what its accelerator's COMP nodes took in this step.
   const std::vector<Time>& finish() const { return finish_; }
   const std::vector<Time>& compute() const { return compute_; }
+  // Per lane: what it waited for in this step.
+  const Spent& spent(std::size_t lane) const { return lanes_[lane].clock.spent(); }
 
   // Per node of the plan, where nodes are recorded.
   const std::vector<Time>& node_starts() const { return node_starts_; }
@@ -41,6 +43,7 @@ class GraphRun final : public EventTarget {
 
   struct LaneState {
     LocalTimes local;
+    SpentClock clock;
     std::array<std::vector<std::uint32_t>, kSlots> ready;  // heaps, smallest id first
     std::array<bool, kSlots> is_busy{};
     std::size_t left = 0;  // nodes that have not completed

@@ -21,6 +21,7 @@ void Submission::reset(Ticket new_ticket, GraphId new_graph, const Plan& plan, c
   ends_.clear();
   lane_times_.clear();
   lane_compute_.clear();
+  lane_spent_.clear();
   durations_.clear();
   sizes_.clear();
   for (std::size_t step = 0; step < steps_; ++step) {
@@ -38,6 +39,7 @@ void Submission::reset(Ticket new_ticket, GraphId new_graph, const Plan& plan, c
     check_times(plan, services, durations.row(step, plan.durations), sizes.row(step, plan.sizes));
   }
   lane_compute_.assign(plan.lanes.size(), 0);
+  lane_spent_.assign(plan.lanes.size(), {});
   if (durations.data != nullptr) {
     durations_.assign(durations.data, durations.data + count);
   }
@@ -53,6 +55,7 @@ void Submission::time_steps(const Services& services, Values durations, Values s
       const ChainTime chain = chain_time(*plan_, lane, services, d, s);
       lane_times_.push_back(chain.total);
       lane_compute_.push_back(chain.compute);
+      lane_spent_.push_back(chain.spent);
       longest = std::max(longest, chain.total);
     }
     end = checked_sum(end, longest);
@@ -90,6 +93,21 @@ void Submission::end_step(Time now) {
   const std::vector<Time>& compute = run->compute();
   for (std::size_t i = 0; i < compute.size(); ++i) {
     lane_compute_[i] += compute[i];
+    lane_spent_[i] += run->spent(i);
+  }
+}
+
+void Submission::append_times(std::vector<Time>* log) const {
+  check(state == State::kDone, "times are asked once they are known");
+  const std::size_t lanes = plan_->lanes.size();
+  const std::size_t rows = is_timed() ? steps_ : 1;
+  log->push_back(began);
+  for (std::size_t lane = 0; lane < lanes; ++lane) {
+    Spent spent;
+    for (std::size_t row = 0; row < rows; ++row) {
+      spent += lane_spent_[row * lanes + lane];
+    }
+    log->insert(log->end(), {spent.messages, spent.offload, spent.access});
   }
 }
 

@@ -46,6 +46,9 @@ class Submission {
   // Others: notes that the running step ended.
   void end_step(Time now);
 
+  // Appends, once done: when it began, and of each lane messages, offload and access over all steps, see Spent.
+  void append_times(std::vector<Time>* log) const;
+
   // Steps that have begun. Step i > 0 begins when the clock leaves the end of step i - 1.
   std::size_t begun(Time now) const;
   // Drops all steps but the first `kept`.
@@ -69,6 +72,7 @@ class Submission {
   Ticket ticket = -1;
   GraphId graph = -1;
   Ticket after = -1;  // what it waited for
+  Time began = 0;
   State state = State::kPending;
   std::vector<Ticket> followers;
   std::unique_ptr<GraphRun> run;  // none for a timed submission
@@ -85,6 +89,7 @@ class Submission {
   std::vector<Time> ends_;          // timed: of all steps, since the begin until `begin_timed`; else of those ended
   std::vector<Time> lane_times_;    // timed: [steps, lanes]
   std::vector<Time> lane_compute_;  // timed: [steps, lanes]; else [lanes], the sum so far
+  std::vector<Spent> lane_spent_;   // likewise
 };
 
 }  // namespace astra

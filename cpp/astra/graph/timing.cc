@@ -42,6 +42,23 @@ bool is_compute(const PlanNode& node, const SystemConfig& config) {
   return node.slot == Slot::kCompute || (config.replay_only && node.slot != Slot::kCpu);
 }
 
+Waits waits_for(const PlanNode& node, const SystemConfig& config) {
+  if (is_compute(node, config)) return Waits::kCompute;
+  switch (node.type) {
+    case NodeType::kColl:
+    case NodeType::kSend:
+    case NodeType::kRecv:
+      return Waits::kMessages;
+    case NodeType::kPimComp:
+      return Waits::kOffload;
+    case NodeType::kMemLoad:
+    case NodeType::kMemStore:
+      return Waits::kAccess;
+    default:
+      return Waits::kNothing;
+  }
+}
+
 Time node_time(const PlanNode& node, const Services& services, const Time* durations, const Bytes* sizes) {
   const SystemConfig& config = services.collectives->config();
   const Time duration = durations[node.source];
@@ -80,7 +97,9 @@ ChainTime chain_time(const Plan& plan, const Lane& lane, const Services& service
     const PlanNode& node = plan.nodes[i];
     const Time time = node_time(node, services, durations, sizes);
     result.total = checked_sum(result.total, time);
-    result.compute += is_compute(node, services.collectives->config()) ? time : 0;
+    const Waits what = waits_for(node, services.collectives->config());
+    result.compute += what == Waits::kCompute ? time : 0;
+    result.spent.add(what, time);
   }
   return result;
 }

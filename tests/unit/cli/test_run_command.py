@@ -165,6 +165,16 @@ def test_rejections_goodput_notes_and_extrapolation_are_told(
     assert "note: [power] is not used" in out
 
 
+def test_the_verdict_and_the_cost_are_told_and_quiet_runs_tell_neither(cli: Cli, config: Path, trace: Path) -> None:
+    priced = ["run", config, "-w", trace, "--set", "cost.rent.device_per_hour=3.6", "--set", "slo.e2e=1ms"]
+    out = " ".join(cli(*priced).out.split())
+    assert "imited by" in out
+    assert "% of device time" in out
+    assert "USD per million output tokens" in out
+    assert "good request" not in out
+    assert cli(*priced, "--quiet").out == ""
+
+
 def test_an_interrupted_run_keeps_what_happened(
     cli: Cli, config: Path, trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,18 @@ from llmservingsim.defaults import Serving, with_vllm_defaults
 from llmservingsim.errors import CapacityError, ConfigError, located
 from llmservingsim.experts import expert_parts, plan_routing
 from llmservingsim.instance import DeviceMemory, Instance
-from llmservingsim.latency import BundleSource, LatencySource, OlderBundleSource, RooflineSource, find_bundle, is_older
+from llmservingsim.latency import (
+    BundleSource,
+    DatabaseSource,
+    KernelDatabase,
+    LatencySource,
+    MeasuredKernels,
+    OlderBundleSource,
+    RooflineSource,
+    find_bundle,
+    is_older,
+    system_of,
+)
 from llmservingsim.memories import Memories
 from llmservingsim.model import (
     EVERYTHING,
@@ -330,7 +341,14 @@ class Parts:
                 experts_per_token=model.experts_per_token,
                 expert_slices=layout.expert_slices,
             )
-        arguments, known = (model, layout, self.accelerator), {"bundle": None, "roofline": None}
+        if source == "aiconfigurator":
+            stated = latency.database
+            system = stated.system or system_of(self.accelerator.name)
+            database = KernelDatabase(system, stated.engine, stated.version)
+            kernels = MeasuredKernels(database, model, layout, self.serving.kv_cache_dtype)
+            return DatabaseSource(kernels, self.accelerator)
+        arguments = (model, layout, self.accelerator)
+        known = dict.fromkeys(("bundle", "aiconfigurator", "roofline"))
         own: LatencySource = make_plugin("latency", source, known, arguments, ("latency_ns", "provenance"))
         return own
 

@@ -14,19 +14,36 @@ from llmservingsim.config.tier_spec import TierName, TierSpec
 from llmservingsim.units import parse_bandwidth, parse_size_bytes
 
 
+class DatabaseSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which measured kernels of the package aiconfigurator-core are read.
+
+    Attributes:
+        engine: Whose kernels.
+        version: Of the engine; by default the newest.
+        system: As ``h100_sxm``; by default that of the instance's hardware.
+    """
+
+    engine: Literal["vllm", "sglang", "trtllm"] = "vllm"
+    version: str | None = None
+    system: str | None = None
+
+
 class LatencySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where operator latencies come from.
 
     Attributes:
-        source: ``bundle`` (measured), ``roofline`` (from the catalogue), or ``auto``: bundle where profile
-            directories were given, else roofline. A user's own source is ``package.module:Class``, built with
+        source: ``bundle`` (measured), ``aiconfigurator`` (measured kernels of that package), ``roofline`` (from the
+            catalogue), or ``auto``: bundle where profile directories were given; else the bundle that ships with the
+            simulator, if there is one; else roofline. A user's own source is ``package.module:Class``, built with
             (model, layout, accelerator).
         variant: Folder of the bundle, by default the dtype (``bf16``).
         skew: Whether uneven decode batches are bounded by a model fitted to the bundle's ``skew.csv``.
+        database: Of ``aiconfigurator``.
     """
 
     source: str = "auto"
     variant: str | None = None
+    database: DatabaseSpec = DatabaseSpec()
     skew: Literal["fitted", "off"] = "fitted"
 
 

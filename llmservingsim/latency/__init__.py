@@ -2,19 +2,25 @@
 
 from llmservingsim.latency.bundle import BundleSource
 from llmservingsim.latency.bundle_v0 import OlderBundleSource
+from llmservingsim.latency.database_source import DatabaseSource, MeasuredKernels
 from llmservingsim.latency.drafter import DrafterBundleSource
 from llmservingsim.latency.find import find_bundle, is_older
+from llmservingsim.latency.kernel_database import KernelDatabase, system_of
 from llmservingsim.latency.roofline import RooflineSource
 from llmservingsim.latency.source import ExpertLatencySource, ExpertWork, LatencySource
 
 __all__ = [
     "BundleSource",
+    "DatabaseSource",
     "DrafterBundleSource",
     "ExpertLatencySource",
     "ExpertWork",
+    "KernelDatabase",
     "LatencySource",
+    "MeasuredKernels",
     "OlderBundleSource",
     "RooflineSource",
     "find_bundle",
     "is_older",
+    "system_of",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,6 +20,8 @@ from llmservingsim.errors import CapacityError, ConfigError, located
 from llmservingsim.experts import expert_parts, plan_routing
 from llmservingsim.instance import DeviceMemory, Instance
 from llmservingsim.latency import (
+    SHIPPED,
+    VARIANTS,
     BundleSource,
     DatabaseSource,
     KernelDatabase,
@@ -29,6 +31,7 @@ from llmservingsim.latency import (
     RooflineSource,
     find_bundle,
     is_older,
+    shipped_bundle,
     system_of,
 )
 from llmservingsim.memories import Memories
@@ -59,7 +62,6 @@ from llmservingsim.trace import (
 )
 from llmservingsim.units import format_size, parse_bandwidth, parse_size_bytes
 
-_VARIANTS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "fp8": "fp8"}
 _KV_BLOCKS_MAX = 2**24
 
 
@@ -326,12 +328,14 @@ class Parts:
     ) -> LatencySource:
         """Build what times the operators of the model, or of its drafter."""
         latency = self.serving.latency
+        variant = latency.variant or VARIANTS[model.dtype]
         if source == "auto":
-            source = "bundle" if libraries.profiles else "roofline"
+            shipped = shipped_bundle(self.accelerator.name, model.name, variant, layout.tp)
+            source = "bundle" if libraries.profiles or shipped is not None else "roofline"
+            libraries = libraries if libraries.profiles else replace(libraries, profiles=(SHIPPED,))
         if source == "roofline":
             return RooflineSource(model, layout, self.accelerator)
         if source == "bundle":
-            variant = latency.variant or _VARIANTS[model.dtype]
             folder = find_bundle(libraries.profiles, self.spec.hardware, model.name, variant, layout.tp)
             if is_older(folder):
                 return OlderBundleSource(folder, model, layout, self.accelerator, skew=latency.skew)

@@ -4,12 +4,15 @@ from llmservingsim.latency.bundle import BundleSource
 from llmservingsim.latency.bundle_v0 import OlderBundleSource
 from llmservingsim.latency.database_source import DatabaseSource, MeasuredKernels
 from llmservingsim.latency.drafter import DrafterBundleSource
-from llmservingsim.latency.find import find_bundle, is_older
+from llmservingsim.latency.find import SHIPPED, find_bundle, is_older, shipped_bundle
+from llmservingsim.latency.freeze import VARIANTS, freeze_name, write_bundle, write_collectives
 from llmservingsim.latency.kernel_database import KernelDatabase, system_of
 from llmservingsim.latency.roofline import RooflineSource
 from llmservingsim.latency.source import ExpertLatencySource, ExpertWork, LatencySource
 
 __all__ = [
+    "SHIPPED",
+    "VARIANTS",
     "BundleSource",
     "DatabaseSource",
     "DrafterBundleSource",
@@ -21,6 +24,10 @@ __all__ = [
     "OlderBundleSource",
     "RooflineSource",
     "find_bundle",
+    "freeze_name",
     "is_older",
+    "shipped_bundle",
     "system_of",
+    "write_bundle",
+    "write_collectives",
 ]

@@ -40,6 +40,16 @@ def find_bundle(profiles: Sequence[Path], hardware: str, model: str, variant: st
     )
 
 
+SHIPPED = Path(__file__).parents[1] / "profiles"
+"""The bundles that come with the simulator."""
+
+
+def shipped_bundle(hardware: str, model: str, variant: str, tp: int) -> Path | None:
+    """Return the ``tp<N>`` folder of a bundle that comes with the simulator, if there is one."""
+    folder = SHIPPED / hardware / model / variant / f"tp{tp}"
+    return folder if folder.is_dir() else None
+
+
 def is_older(folder: Path) -> bool:
     """Whether a ``tp<N>`` folder has the older layout."""
     return (folder / "layers.csv").is_file()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,21 +19,8 @@ from llmservingsim.defaults import Serving, with_vllm_defaults
 from llmservingsim.errors import CapacityError, ConfigError, located
 from llmservingsim.experts import expert_parts, plan_routing
 from llmservingsim.instance import DeviceMemory, Instance
-from llmservingsim.latency import (
-    SHIPPED,
-    VARIANTS,
-    BundleSource,
-    DatabaseSource,
-    KernelDatabase,
-    LatencySource,
-    MeasuredKernels,
-    OlderBundleSource,
-    RooflineSource,
-    find_bundle,
-    is_older,
-    shipped_bundle,
-    system_of,
-)
+from llmservingsim.latency import LatencySource, RooflineSource
+from llmservingsim.latency_choice import LatencyChoice
 from llmservingsim.memories import Memories
 from llmservingsim.model import (
     EVERYTHING,
@@ -327,34 +314,12 @@ class Parts:
         self, libraries: Libraries, model: ModelSpec, layout: ParallelLayout, source: str
     ) -> LatencySource:
         """Build what times the operators of the model, or of its drafter."""
-        latency = self.serving.latency
-        variant = latency.variant or VARIANTS[model.dtype]
-        if source == "auto":
-            shipped = shipped_bundle(self.accelerator.name, model.name, variant, layout.tp)
-            source = "bundle" if libraries.profiles or shipped is not None else "roofline"
-            libraries = libraries if libraries.profiles else replace(libraries, profiles=(SHIPPED,))
-        if source == "roofline":
-            return RooflineSource(model, layout, self.accelerator)
-        if source == "bundle":
-            folder = find_bundle(libraries.profiles, self.spec.hardware, model.name, variant, layout.tp)
-            if is_older(folder):
-                return OlderBundleSource(folder, model, layout, self.accelerator, skew=latency.skew)
-            return BundleSource(
-                folder,
-                skew=latency.skew,
-                experts_per_token=model.experts_per_token,
-                expert_slices=layout.expert_slices,
-            )
-        if source == "aiconfigurator":
-            stated = latency.database
-            system = stated.system or system_of(self.accelerator.name)
-            database = KernelDatabase(system, stated.engine, stated.version)
-            kernels = MeasuredKernels(database, model, layout, self.serving.kv_cache_dtype)
-            return DatabaseSource(kernels, self.accelerator)
-        arguments = (model, layout, self.accelerator)
-        known = dict.fromkeys(("bundle", "aiconfigurator", "roofline"))
-        own: LatencySource = make_plugin("latency", source, known, arguments, ("latency_ns", "provenance"))
-        return own
+        spec = self.serving.latency
+        if model != self.model:  # a table is the model's
+            spec = msgspec.structs.replace(spec, table=None)
+        hardware, kv_cache_dtype = self.spec.hardware, self.serving.kv_cache_dtype
+        choice = LatencyChoice(spec, hardware, self.accelerator, kv_cache_dtype, libraries.profiles, libraries.base)
+        return choice.source(model, layout, source)
 
 
 def _model(spec: InstanceSpec, libraries: Libraries) -> ModelSpec:

@@ -25,6 +25,7 @@ _SIZE_BYTES: dict[str, float] = {prefix + "B": factor for prefix, factor in (_PR
 _BANDWIDTH: dict[str, float] = {unit + "/s": factor for unit, factor in _SIZE_BYTES.items()}
 _BANDWIDTH |= {prefix + "bit/s": factor / 8 for prefix, factor in _PREFIX.items()}
 _FLOPS = {prefix + "FLOP/s": factor for prefix, factor in _PREFIX.items()}
+_FREQUENCY_HZ = {"Hz": 1, "kHz": 10**3, "MHz": 10**6, "GHz": 10**9}
 _POWER_W = {"W": 1, "mW": 1e-3, "kW": 1e3}
 
 _QUANTITY = re.compile(r"^\s*([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z/]+)\s*$")
@@ -67,6 +68,11 @@ def parse_bandwidth(text: object) -> float:
 def parse_flops(text: object) -> float:
     """Parse a compute rate such as ``"989TFLOP/s"`` into operations per second."""
     return _parse(text, _FLOPS, "compute rate", "989TFLOP/s")
+
+
+def parse_frequency(text: object) -> float:
+    """Parse a frequency such as ``"940MHz"`` into cycles per second."""
+    return _parse(text, _FREQUENCY_HZ, "frequency", "940MHz")
 
 
 def parse_power_w(text: object) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -38,11 +39,15 @@ def check(
     for instance in system.instances:
         memory = instance.memory
         tokens = memory.num_blocks * instance.engine.config.block_size
-        source = instance.builder.source.provenance().get("source", "own")
+        latency: Mapping[str, Any] = instance.builder.source.provenance()
+        source = latency.get("source", "own")
         print(f"instance {instance.index}: {instance.model} on {len(instance.ranks)} device(s), {source} latencies")
         print(
             f"  KV cache: {memory.num_blocks:,} blocks, {tokens:,} tokens, {format_size(memory.block_bytes)} per block"
         )
+        for label, key in (("timed by the roofline", "roofline_operators"), ("rows without use", "unused_rows")):
+            if names := latency.get(key):
+                print(f"  {label}: {', '.join(names)}")
         for label, size in memory.capacity.rows() if memory.capacity is not None else ():
             print(f"  {label:<32}{format_size(size):>14}")
     for claim in system.memories.claims:

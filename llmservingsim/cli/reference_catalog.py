@@ -32,11 +32,16 @@ def catalog_page(notice: str) -> str:
     parts.append(
         "### Efficiencies\n\nShares of the peak that the roofline assumes; a profile bundle makes them unnecessary.\n"
     )
-    columns = ("name", "gemm", "memory", "attention", "link", "kernel floor", "reason")
+    columns = ("name", "gemm", "memory", "attention", "link", "kernel floor", "array", "reason")
     parts.append(table(columns, [_efficiency_row(a) for a in accelerators]))
+    parts.append(
+        "### Power and price\n\nWatts and US dollars of one device. Most are assumptions, and prices change from month "
+        "to month: state your own where they matter. After work a device is in standby for the seconds in brackets.\n"
+    )
+    parts.append(table(_POWER_COLUMNS, [_power_row(a) for a in accelerators]))
     parts.append("### Sources\n")
     for accelerator in accelerators:
-        rows = [(f"`{key}`", source) for key, source in accelerator.source.items()]
+        rows = list(_sources(accelerator))
         parts.append(f"#### {accelerator.name}\n\n{table(('number', 'source'), rows)}")
     parts.append("## Models\n\nArchitecture numbers of the published `config.json` files.\n")
     parts.append(table(_MODEL_COLUMNS, [_model_row(name) for name in catalogued_models()]))
@@ -68,6 +73,7 @@ def _value_at(entry: NetworkEntry, path: str) -> str:
 
 
 _ACCELERATOR_COLUMNS = ("name", "memory", "bandwidth", "bf16", "fp8", "link", "link latency", "units", "TDP", "aliases")
+_POWER_COLUMNS = ("name", "idle", "standby", "active", "rent per hour", "buy")
 _MODEL_COLUMNS = ("name", "family", "parameters", "layers", "hidden", "heads (KV)", "KV per token", "context")
 
 
@@ -89,7 +95,28 @@ def _accelerator_row(entry: AcceleratorSpec) -> tuple[str, ...]:
 def _efficiency_row(entry: AcceleratorSpec) -> tuple[str, ...]:
     share = entry.efficiency
     shares = (str(value) for value in (share.gemm, share.memory, share.attention, share.link))
-    return entry.name, *shares, f"{entry.kernel_launch_ns:,} ns", share.reason
+    array = " x ".join(map(str, entry.array_dims or "-"))
+    return entry.name, *shares, f"{entry.kernel_launch_ns:,} ns", array, share.reason
+
+
+def _power_row(entry: AcceleratorSpec) -> tuple[str, ...]:
+    cells = ["-"] * 5
+    if (power := entry.power) is not None:
+        cells[0], cells[2] = f"{power.idle_w:,.0f} W", f"{power.active_w:,.0f} W"
+        if power.standby_w is not None:
+            cells[1] = f"{power.standby_w:,.0f} W ({power.standby_duration_s:g} s)"
+    if (price := entry.price) is not None:
+        cells[3] = "-" if price.rent_usd_per_hour is None else f"{price.rent_usd_per_hour:.2f}"
+        cells[4] = "-" if price.buy_usd is None else f"{price.buy_usd:,.0f}"
+    return entry.name, *cells
+
+
+def _sources(entry: AcceleratorSpec) -> Iterator[tuple[str, str]]:
+    """Each number of an entry with where it comes from; those of power and price with their section."""
+    yield from ((f"`{key}`", source) for key, source in entry.source.items())
+    for section, part in (("power", entry.power), ("price", entry.price)):
+        if part is not None:
+            yield from ((f"`{section}.{key}`", source) for key, source in part.source.items())
 
 
 def _model_row(name: str) -> tuple[str, ...]:

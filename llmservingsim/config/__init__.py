@@ -6,6 +6,7 @@ from llmservingsim.config.instance_spec import ExpertSpec, InstanceSpec, Latency
 from llmservingsim.config.kv_transfer import KvTransferSpec
 from llmservingsim.config.load import apply_overrides, json_schema, load_run
 from llmservingsim.config.memory_spec import CxlSpec, MemorySpec
+from llmservingsim.config.operator_table_spec import ColumnNames, OperatorTableSpec
 from llmservingsim.config.placement_spec import PlacementSpec
 from llmservingsim.config.slo_spec import SLO_LIMITS, SloSpec, parse_statistic
 from llmservingsim.config.spec import AdmissionSpec, NetworkSpec, NodeSpec, RunSpec
@@ -17,6 +18,7 @@ __all__ = [
     "AdmissionSpec",
     "AutoscalingSpec",
     "ClientSpec",
+    "ColumnNames",
     "CxlSpec",
     "ExpertSpec",
     "InstanceSpec",
@@ -25,6 +27,7 @@ __all__ = [
     "MemorySpec",
     "NetworkSpec",
     "NodeSpec",
+    "OperatorTableSpec",
     "PlacementSpec",
     "RunSpec",
     "ServingSpec",

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from llmservingsim.config.operator_table_spec import OperatorTableSpec
 from llmservingsim.config.placement_spec import PlacementSpec
 from llmservingsim.config.quantities import All2AllBackend, Count, KvDtype, QuantityError, Share, check_quantities
 from llmservingsim.config.speculative_spec import SpeculativeSpec
@@ -32,19 +33,27 @@ class LatencySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Where operator latencies come from.
 
     Attributes:
-        source: ``bundle`` (measured), ``aiconfigurator`` (measured kernels of that package), ``roofline`` (from the
-            catalogue), or ``auto``: bundle where profile directories were given; else the bundle that ships with the
-            simulator, if there is one; else roofline. A user's own source is ``package.module:Class``, built with
-            (model, layout, accelerator).
+        source: ``bundle`` (measured), ``table`` (a CSV of your own), ``aiconfigurator`` (measured kernels of that
+            package), ``roofline`` (from the catalogue), or ``auto``: table where one is stated; else bundle where
+            profile directories were given, or one ships with the simulator; else roofline. A user's own source is
+            ``package.module:Class``, built with (model, layout, accelerator).
         variant: Folder of the bundle, by default the dtype (``bf16``).
-        skew: Whether uneven decode batches are bounded by a model fitted to the bundle's ``skew.csv``.
         database: Of ``aiconfigurator``.
+        skew: Whether uneven decode batches are bounded by a model fitted to the bundle's ``skew.csv``.
+        table: Operator times of your own, for one model.
     """
 
     source: str = "auto"
     variant: str | None = None
     database: DatabaseSpec = DatabaseSpec()
     skew: Literal["fitted", "off"] = "fitted"
+    table: OperatorTableSpec | None = None
+
+    def __post_init__(self) -> None:
+        if self.table is None and self.source == "table":
+            raise QuantityError("table: expected a section with the path of a table, because source is table")
+        if self.table is not None and self.source not in ("auto", "table"):
+            raise QuantityError(f"table: is of no use with source {self.source!r}; expected source table, or no table")
 
 
 class ExpertSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,4 +1,4 @@
-"""Where operator latencies come from: measured profile bundles, or a roofline over a catalogue entry."""
+"""Where operator latencies come from: profile bundles, tables of your own, or a roofline over a catalogue entry."""
 
 from llmservingsim.latency.bundle import BundleSource
 from llmservingsim.latency.bundle_v0 import OlderBundleSource
@@ -7,6 +7,7 @@ from llmservingsim.latency.drafter import DrafterBundleSource
 from llmservingsim.latency.find import SHIPPED, find_bundle, is_older, shipped_bundle
 from llmservingsim.latency.freeze import VARIANTS, freeze_name, write_bundle, write_collectives
 from llmservingsim.latency.kernel_database import KernelDatabase, system_of
+from llmservingsim.latency.operator_table import OperatorTableSource
 from llmservingsim.latency.roofline import RooflineSource
 from llmservingsim.latency.source import ExpertLatencySource, ExpertWork, LatencySource
 
@@ -22,6 +23,7 @@ __all__ = [
     "LatencySource",
     "MeasuredKernels",
     "OlderBundleSource",
+    "OperatorTableSource",
     "RooflineSource",
     "find_bundle",
     "freeze_name",

@@ -3,7 +3,8 @@
     t = max(FLOPs / (peak * efficiency), bytes / (bandwidth * efficiency), launch floor)
 
 Source of the model: Williams, Waterman, Patterson, "Roofline", CACM 52(4), 2009. FLOPs and bytes come from
-`llmservingsim.model`, peaks and efficiencies from the catalogue entry.
+`llmservingsim.model`, peaks and efficiencies from the catalogue entry. On a systolic array the FLOPs of a matrix
+product are those of whole tiles (`llmservingsim.latency.systolic`).
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from numpy.typing import NDArray
 from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec
 from llmservingsim.errors import ConfigError, one_of
 from llmservingsim.latency.source import ExpertWork
+from llmservingsim.latency.systolic import SystolicArray
 from llmservingsim.model import (
     EH_PROJ,
+    IndexedBy,
     Operator,
+    OperatorCost,
     OperatorKind,
     ParallelLayout,
     Work,
@@ -40,6 +44,7 @@ class RooflineSource:
         self._model = model
         self._layout = layout
         self._accelerator = accelerator
+        self._array = SystolicArray.of(accelerator)
         efficiency = accelerator.efficiency
         peak = accelerator.flops(model.dtype)
         self._gemm_flops = peak * efficiency.gemm
@@ -53,12 +58,20 @@ class RooflineSource:
         if operator not in self._operators:
             raise ConfigError(f"operator {operator!r} is unknown; {self._model.name} has {one_of(self._operators)}")
         described = self._operators[operator]
-        cost = described.cost(self._model, _work(shape, self._model.sliding_window), self._layout)
+        work = _work(shape, self._model.sliding_window)
+        cost = described.cost(self._model, work, self._layout)
         if not cost.flops and not cost.total_bytes:
             return 0
         flops = self._attention_flops if described.kind is OperatorKind.ATTENTION else self._gemm_flops
-        seconds = max(cost.flops / flops, cost.total_bytes / self._bandwidth)
+        seconds = max(self._computed(described, cost, work) / flops, cost.total_bytes / self._bandwidth)
         return max(round(seconds * NS_PER_S), self._accelerator.kernel_launch_ns)
+
+    def _computed(self, operator: Operator, cost: OperatorCost, work: Work) -> float:
+        """FLOPs that the device spends."""
+        if self._array is None or operator.kind is not OperatorKind.GEMM or not cost.flops:
+            return cost.flops
+        rows = work.sequences if operator.indexed_by is IndexedBy.SEQUENCES else work.tokens
+        return self._array.product(cost, rows, self._model.dtype_bytes)
 
     def moe_latency_ns(self, work: ExpertWork) -> NDArray[np.int64]:
         """Return the longer of compute and memory time of experts that compute so many pairs.
@@ -69,7 +82,11 @@ class RooflineSource:
         idle = Work(work.tokens, gathered_tokens=work.gathered_tokens, activated_experts=0, expert_pairs=0)
         base = self._operators["moe"].cost(self._model, idle, self._layout)
         expert = expert_weights(self._model, self._layout)
-        flops = base.flops + 2 * expert * work.pairs
+        pairs = work.pairs
+        if self._array is not None:
+            slices = self._layout.expert_slices
+            pairs = self._array.expert_pairs(self._model, slices, pairs, work.activated_experts)
+        flops = base.flops + 2 * expert * pairs
         moved = base.total_bytes + WeightCount(expert).size_bytes(self._model) * work.activated_experts
         seconds = np.maximum(flops / self._gemm_flops, moved / self._bandwidth)
         times = np.rint(seconds * NS_PER_S).astype(np.int64)
@@ -78,11 +95,14 @@ class RooflineSource:
     def provenance(self) -> dict[str, object]:
         """Name the catalogue entry and the efficiencies."""
         efficiency = self._accelerator.efficiency
-        return {
+        stated: dict[str, object] = {
             "source": "roofline",
             "accelerator": self._accelerator.name,
             "efficiency": {k: getattr(efficiency, k) for k in ("gemm", "memory", "attention", "link")},
         }
+        if self._array is not None:
+            stated["array"] = dict(self._array._asdict())
+        return stated
 
 
 def _work(shape: BatchShape, window: int | None) -> Work:

@@ -88,8 +88,10 @@ class CapacityInputs:
     @classmethod
     def of_accelerator(cls, accelerator: AcceleratorSpec, **engine: float | str | Residency | None) -> CapacityInputs:
         """Take the device's numbers from the catalogue; ``engine`` are the other fields."""
+        taken = accelerator.runtime_bytes
         return cls(
             memory_bytes=accelerator.memory_bytes,
+            runtime_bytes=RUNTIME_BYTES if taken is None else taken,
             num_compute_units=accelerator.num_compute_units,
             max_threads_per_unit=accelerator.max_threads_per_unit,
             **engine,  # type: ignore[arg-type]

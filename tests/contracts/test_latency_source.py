@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmservingsim.config import OperatorTableSpec
 from llmservingsim.config.catalog import find_accelerator, find_model
-from llmservingsim.latency import BundleSource, LatencySource, OlderBundleSource, RooflineSource
+from llmservingsim.latency import BundleSource, LatencySource, OlderBundleSource, OperatorTableSource, RooflineSource
 from llmservingsim.model import ParallelLayout, model_operators
 from llmservingsim.shapes import BatchShape, Chunk
 from llmservingsim.trace import IterationBuilder
@@ -72,10 +73,30 @@ def older(folder: Path) -> OlderBundleSource:
     return OlderBundleSource(write_older_bundle(folder), MODEL, ParallelLayout(tp=2), find_accelerator("H100"))
 
 
+def roofline(hardware: str = "H100") -> RooflineSource:
+    return RooflineSource(MODEL, ParallelLayout(tp=2), find_accelerator(hardware))
+
+
+def table(folder: Path, *, attention: bool = True) -> OperatorTableSource:
+    """All operators, or products alone and the rest from the roofline."""
+    names = OPERATORS if attention else ("qkv_proj", "o_proj", "gate_up_proj", "down_proj", "lm_head")
+    rows = [f"{name},{n},{n},,{2 + n / 4}" for name in names if name != "attention" for n in (1, 16, 256, 1024)]
+    rows += [f"attention,{n},{n},{kv},{5 + n * kv / 500}" for n, kv in product((1, 16, 64), (16, 4096))] * attention
+    chunks = product((64, 256, 1024), (0, 2048))
+    rows += [f"attention,{c},1,{c + p},{5 + c * (c + 2 * p) / 8000}" for c, p in chunks] * attention
+    path = folder / "times.csv"
+    path.write_text("\n".join(("operator,tokens,sequences,kv,time", *rows)) + "\n")
+    spec = OperatorTableSpec(path=path.name, missing="error" if attention else "roofline")
+    return OperatorTableSource(path, spec, MODEL, roofline())
+
+
 SOURCES = {
     "bundle": lambda folder: BundleSource(write_bundle(folder)),
     "older bundle": older,
-    "roofline": lambda _: RooflineSource(MODEL, ParallelLayout(tp=2), find_accelerator("H100")),
+    "roofline": lambda _: roofline(),
+    "roofline of an array": lambda _: roofline("TPU-v6e"),
+    "table": table,
+    "table of products": lambda folder: table(folder, attention=False),
     "own": lambda _: PerToken(),
 }
 

@@ -87,7 +87,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "speculation": {"config", "model", "latency", "trace", "serving", "defaults", "experts"},
     "placement": {"config", "model", "trace", "memories"},
     "astra_sim": {"backend", "trace"},
-    "parts": RUN - {"report"} | {"instance", "pipeline", "experts", "speculation", "defaults", "memories", "placement"},
+    "latency_choice": {"config", "latency", "model"},
+    "parts": RUN - {"report"}
+    | {"latency_choice", "instance", "pipeline", "experts", "speculation", "defaults", "memories", "placement"},
     "deadlines": {"config", "serving", "workload", "instance"},
     "resolve": RUN
     | {

@@ -3,6 +3,8 @@
 from llmservingsim.config.catalog.accelerator import (
     AcceleratorSpec,
     EfficiencySpec,
+    PowerSpec,
+    PriceSpec,
     catalogued_accelerators,
     find_accelerator,
     load_accelerators,
@@ -18,6 +20,8 @@ __all__ = [
     "ModelFamily",
     "ModelSpec",
     "NetworkEntry",
+    "PowerSpec",
+    "PriceSpec",
     "catalogued_accelerators",
     "catalogued_models",
     "catalogued_networks",

@@ -39,6 +39,67 @@ class EfficiencySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 raise ValueError(f"{field}: expected a share in (0, 1], got {getattr(self, field)}")
 
 
+class PowerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one device draws in each state.
+
+    Under a power cap the clock falls to a share c of its maximum, and the part above idle falls with it:
+    ``idle_w + (active_w - idle_w) * c ** dynamic_exponent``. The exponent 3 is that of ``f V^2`` with a voltage that
+    follows the clock.
+
+    Attributes:
+        idle_w: With nothing to do.
+        standby_w: After work, while the clocks stay up; None where the device goes to idle at once.
+        standby_duration_s: How long that lasts.
+        active_w: While computing at the maximum clock.
+        dynamic_exponent: Power of the clock.
+        min_clock: Lowest share of the maximum clock, in (0, 1].
+        source: Where each number that is no default comes from.
+    """
+
+    idle_w: float
+    standby_w: float | None = None
+    standby_duration_s: float = 0.0
+    active_w: float
+    dynamic_exponent: float = 3.0
+    min_clock: float = 0.4
+    source: dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        if self.idle_w < 0 or self.active_w < self.idle_w:
+            raise ValueError(f"active_w: expected at least idle_w ({self.idle_w:g}), got {self.active_w:g}")
+        if self.standby_w is not None and not self.idle_w <= self.standby_w <= self.active_w:
+            raise ValueError(
+                f"standby_w: expected a value from idle_w ({self.idle_w:g}) to active_w ({self.active_w:g}), "
+                f"got {self.standby_w:g}"
+            )
+        if self.standby_duration_s < 0 or (self.standby_duration_s and self.standby_w is None):
+            raise ValueError("standby_duration_s: expected at least 0 seconds, and standby_w beside it")
+        if not 0 < self.min_clock <= 1:
+            raise ValueError(f"min_clock: expected a share in (0, 1], got {self.min_clock}")
+        if self.dynamic_exponent < 0:
+            raise ValueError(f"dynamic_exponent: expected at least 0, got {self.dynamic_exponent}")
+
+
+class PriceSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one device costs. Prices change from month to month: state your own where money matters.
+
+    Attributes:
+        rent_usd_per_hour: On demand, None where nobody rents it by the hour.
+        buy_usd: Of the device alone, None where it is not sold.
+        source: Where each number comes from.
+    """
+
+    rent_usd_per_hour: float | None = None
+    buy_usd: float | None = None
+    source: dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        for field in ("rent_usd_per_hour", "buy_usd"):
+            value = getattr(self, field)
+            if value is not None and value < 0:
+                raise ValueError(f"{field}: expected at least 0, got {value}")
+
+
 class AcceleratorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One device; `source` gives a citation for each number.
 
@@ -53,7 +114,13 @@ class AcceleratorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         max_threads_per_unit: Threads that may be resident on one unit, 0 where that has no meaning.
         tdp_w: Board power limit, 0 if not published.
         l2_bytes: Last level cache shared by all units, 0 if unknown.
-        kernel_launch_ns: Floor under the time of any kernel.
+        kernel_launch_ns: Floor under the time of any kernel: its launch, or the way through a chip without launches.
+        array_dims: Rows and columns of a weight-stationary systolic array that computes matrix products, None where
+            the size of tiles does not matter. `docs/concepts/latency.md` has the formula.
+        array_load_cycles: Cycles that bring the next tile of weights into the array while it computes; as many as it
+            has rows unless stated.
+        runtime_bytes: Device memory that drivers and runtime take outside the allocator, None for what CUDA takes.
+        power, price: What it draws and costs, None where unknown.
     """
 
     name: str
@@ -74,6 +141,11 @@ class AcceleratorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     max_threads_per_unit: int = 0
     tdp_w: float = 0.0
     l2_bytes: int = 0
+    array_dims: tuple[int, int] | None = None
+    array_load_cycles: int = 0
+    runtime_bytes: int | None = None
+    power: PowerSpec | None = None
+    price: PriceSpec | None = None
     efficiency: EfficiencySpec = EfficiencySpec()
     aliases: tuple[str, ...] = ()
     source: dict[str, str] = {}
@@ -82,6 +154,8 @@ class AcceleratorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         for field in ("memory_bytes", "memory_bandwidth", "bf16_flops", "link_bandwidth", "num_compute_units"):
             if getattr(self, field) <= 0:
                 raise ValueError(f"{field}: expected more than 0, got {getattr(self, field)}")
+        if self.array_dims is not None and min(self.array_dims) < 1:
+            raise ValueError(f"array_dims: expected at least 1 row and 1 column, got {list(self.array_dims)}")
 
     def flops(self, dtype: str) -> float:
         """Dense operations per second in ``dtype``; bf16's rate where the chip has no faster unit for it."""
@@ -107,7 +181,7 @@ def find_accelerator(name: str, extra: Mapping[str, AcceleratorSpec] = MappingPr
     if found is None:
         raise ConfigError(
             f"accelerator {name!r} is not in the catalogue{nearest(name, known)}; expected one of "
-            f"{one_of(known, 24)}, or an entry of your own file (load_accelerators)"
+            f"{one_of(known, 64)}, or an entry of your own file (load_accelerators)"
         )
     return found
 
@@ -148,7 +222,7 @@ def _entry(name: str, table: Any, place: str) -> AcceleratorSpec:
     for key in table:
         if key not in fields:
             raise ConfigError(
-                f"{place}: {name}.{key}: unknown key{nearest(str(key), fields)}; expected {one_of(fields, 24)}"
+                f"{place}: {name}.{key}: unknown key{nearest(str(key), fields)}; expected {one_of(fields, 32)}"
             )
     try:
         return msgspec.convert({**table, "name": name}, AcceleratorSpec)

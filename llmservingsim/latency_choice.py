@@ -22,7 +22,7 @@ from llmservingsim.latency import (
     RooflineSource,
     find_bundle,
     is_older,
-    shipped_bundle,
+    shipped_model,
     system_of,
 )
 from llmservingsim.model import ParallelLayout
@@ -79,16 +79,21 @@ class LatencyChoice:
     def _automatic(self, model: ModelSpec, layout: ParallelLayout) -> str:
         if self.spec.table:
             return "table"
-        is_shipped = shipped_bundle(self.accelerator.name, model.name, self._variant(model), layout.tp) is not None
-        return "bundle" if self.profiles or is_shipped else "roofline"
+        return "bundle" if self.profiles or self._shipped(model, layout) else "roofline"
+
+    def _shipped(self, model: ModelSpec, layout: ParallelLayout) -> str | None:
+        return shipped_model(self.accelerator.name, model, self._variant(model), layout.tp)
 
     def _roofline(self, model: ModelSpec, layout: ParallelLayout) -> RooflineSource:
         return RooflineSource(model, layout, self.accelerator)
 
     def _bundle(self, model: ModelSpec, layout: ParallelLayout) -> LatencySource:
         """A bundle from the user's directories, or where there are none from those that ship."""
-        hardware = self.hardware if self.profiles else self.accelerator.name
-        folder = find_bundle(self.profiles or (SHIPPED,), hardware, model.name, self._variant(model), layout.tp)
+        if self.profiles:
+            folder = find_bundle(self.profiles, self.hardware, model.name, self._variant(model), layout.tp)
+        else:
+            name = self._shipped(model, layout) or model.name
+            folder = find_bundle((SHIPPED,), self.accelerator.name, name, self._variant(model), layout.tp)
         if is_older(folder):
             return OlderBundleSource(folder, model, layout, self.accelerator, skew=self.spec.skew)
         return BundleSource(

@@ -4,7 +4,7 @@ from llmservingsim.latency.bundle import BundleSource
 from llmservingsim.latency.bundle_v0 import OlderBundleSource
 from llmservingsim.latency.database_source import DatabaseSource, MeasuredKernels
 from llmservingsim.latency.drafter import DrafterBundleSource
-from llmservingsim.latency.find import SHIPPED, find_bundle, is_older, shipped_bundle
+from llmservingsim.latency.find import SHIPPED, find_bundle, is_older, shipped_model
 from llmservingsim.latency.freeze import VARIANTS, freeze_name, write_bundle, write_collectives
 from llmservingsim.latency.kernel_database import KernelDatabase, system_of
 from llmservingsim.latency.operator_table import OperatorTableSource
@@ -28,7 +28,7 @@ __all__ = [
     "find_bundle",
     "freeze_name",
     "is_older",
-    "shipped_bundle",
+    "shipped_model",
     "system_of",
     "write_bundle",
     "write_collectives",

@@ -111,11 +111,12 @@ class KernelDatabase:
 
         wanted = dict.fromkeys([*columns, *where, "latency"])
         try:
-            rows = pq.read_table(path, columns=list(wanted))
+            there = pq.read_schema(path).names
+            rows = pq.read_table(path, columns=[name for name in wanted if name in there])
         except (OSError, pa.ArrowException) as error:
             raise ProfileError(f"{path}: cannot be read as parquet: {error}") from error
-        if missing := [name for name in wanted if name not in rows.column_names]:
-            raise ProfileError(f"{path}: has no column {missing[0]!r}; it has {one_of(rows.column_names, 24)}")
+        if missing := [name for name in wanted if name not in there]:
+            raise ProfileError(f"{path}: has no column {missing[0]!r}; it has {one_of(there, 24)}")
         for name, value in where.items():
             column = pc.utf8_lower(rows[name]) if isinstance(value, str) else rows[name]
             rows = rows.filter(pc.equal(column, value.lower() if isinstance(value, str) else value))

@@ -1,4 +1,6 @@
-"""Write anew what commands and programs print on the pages, where that has changed: ``python tests/tidy/refresh_pages.py``.
+"""Write anew what commands and programs print on the pages, where that has changed.
+
+    python tests/tidy/refresh_pages.py [PAGE]...
 
 A line that is no longer printed is replaced by the printed line that is most like it; the text around is for a person
 to read again. Pages whose printed lines all stand are left as they are.
@@ -30,7 +32,7 @@ def main() -> None:
         fresh = refreshed(page, text)
         if fresh != text:
             page.write_text(fresh)
-            print(relative(page))
+            sys.stdout.write(f"{relative(page)}\n")
 
 
 def refreshed(page: Path, text: str) -> str:

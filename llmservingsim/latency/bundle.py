@@ -52,9 +52,9 @@ class BundleSource:
         self, folder: Path, *, skew: str = "fitted", experts_per_token: int = 0, expert_slices: int = 1
     ) -> None:
         self.folder = folder
-        self._dense = _read_layers(folder / "dense.csv", "tokens")
-        self._per_sequence = _read_layers(folder / "per_sequence.csv", "sequences")
-        rows = _read_attention(folder)
+        self._dense = read_layers(folder / "dense.csv", "tokens")
+        self._per_sequence = read_layers(folder / "per_sequence.csv", "sequences")
+        rows = read_attention(folder)
         prefill = rows[:, 0] > 0
         self._decode = _decode_table(rows[~prefill], folder / "attention.csv")
         self._apart = _read_apart(folder, self._decode)
@@ -97,7 +97,7 @@ class BundleSource:
     def _moe_rows(self) -> NDArray[np.float64]:
         """Measured with whole experts, so in the folder of one rank."""
         path = next((p for p in (self.folder, self.folder.parent / "tp1") if (p / "moe.csv").is_file()), self.folder)
-        return _read_experts(path / "moe.csv")
+        return read_experts(path / "moe.csv")
 
     def provenance(self) -> dict[str, object]:
         """Name the folder, the skew model and the extrapolations."""
@@ -146,7 +146,7 @@ def _read_apart(folder: Path, decode: DecodeTable) -> KernelAttention | None:
         return None
     import yaml
 
-    rows = _load(path, PREFILL_COLUMNS)
+    rows = load_rows(path, PREFILL_COLUMNS)
     meta = folder / "meta.yaml"
     try:
         told = yaml.safe_load(meta.read_text(encoding="utf-8")) if meta.is_file() else {}
@@ -155,24 +155,30 @@ def _read_apart(folder: Path, decode: DecodeTable) -> KernelAttention | None:
         raise ProfileError(f"{meta}: expected a table with a number tiles_per_decode: {error}") from error
 
 
-def _read_attention(folder: Path) -> NDArray[np.float64]:
+def read_attention(folder: Path) -> NDArray[np.float64]:
+    """Read the rows of ``attention.csv``, shape ``[points, 5]``: chunk, its context, decodes, KV of each, time."""
     path = folder / "attention.csv"
     rows = np.empty((0, len(_ATTENTION_COLUMNS)))
     if next(_read(path, _ATTENTION_COLUMNS), None):
-        rows = _load(path, _ATTENTION_COLUMNS)
+        rows = load_rows(path, _ATTENTION_COLUMNS)
     if not (rows[:, 0] > 0).any() and not (folder / PREFILLS).is_file():
         raise ProfileError(f"{path}: holds no prefill batch (a row with prefill_chunk > 0)")
     return rows
 
 
-def _read_experts(path: Path) -> NDArray[np.float64]:
+def read_experts(path: Path) -> NDArray[np.float64]:
+    """Read the rows of ``moe.csv``, shape ``[points, 3]``: tokens, activated experts, time."""
     if next(_read(path, _MOE_COLUMNS), None) is None:
         raise ProfileError(f"{path}: holds no row")
-    return _load(path, _MOE_COLUMNS)
+    return load_rows(path, _MOE_COLUMNS)
 
 
-def _load(path: Path, columns: Sequence[str]) -> NDArray[np.float64]:
-    """Read rows of numbers: all at once, which is quick, and again one by one if any of them is wrong."""
+def load_rows(path: Path, columns: Sequence[str]) -> NDArray[np.float64]:
+    """Read rows of numbers: all at once, which is quick, and again one by one if any of them is wrong.
+
+    Raises:
+        ProfileError: If the file is missing or malformed.
+    """
     try:
         rows = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2, comments=None)
         if rows.shape[1] == len(columns) and np.isfinite(rows).all() and rows.min() >= 0 and rows[:, -1].min() > 0:
@@ -182,14 +188,26 @@ def _load(path: Path, columns: Sequence[str]) -> NDArray[np.float64]:
     return np.array([_numbers(path, line, cells, columns) for line, cells in _read(path, columns)])
 
 
-def _read_layers(path: Path, size_column: str) -> dict[str, LinearTable]:
+def read_layers(path: Path, size_column: str) -> dict[str, LinearTable]:
     """Read layer,<size>,time_us into a table per layer."""
+    return {
+        layer: LinearTable([size for size, _ in points], [time_us for _, time_us in points])
+        for layer, points in read_points(path, size_column).items()
+    }
+
+
+def read_points(path: Path, size_column: str) -> dict[str, list[tuple[float, float]]]:
+    """Read layer,<size>,time_us; return the (size, time) pairs of each layer, rising.
+
+    Raises:
+        ProfileError: If the file is missing or malformed.
+    """
     columns = ("layer", size_column, "time_us")
     points: dict[str, list[tuple[float, float]]] = {}
     for line, cells in _read(path, columns):
         size, time_us = _numbers(path, line, cells, columns)
         points.setdefault(cells[0], []).append((size, time_us))
-    return {layer: LinearTable(*_columns(measured)) for layer, measured in points.items()}
+    return {layer: sorted(measured) for layer, measured in points.items()}
 
 
 def _read(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:

@@ -11,13 +11,16 @@ from llmservingsim.errors import ProfileError
 
 Floats = NDArray[np.float64]
 
+_LEVER = 4.0
+"""Beyond the widest product the line goes on that comes from one this many times narrower."""
+
 
 class GemmTable:
     """Times of ``[m, k] x [k, n]`` products, linear in n and k between measured widths.
 
     Both what a product reads and what it computes are linear in each width. Left out in turn, widths of 1,024 and more
     are met within 4.1 to 4.9 % on average (H100, H200, B200, RTX PRO 6000; their own scatter included); forms that
-    follow a roofline or the logarithms of the widths are no better. Beyond the widest the line through the last two
+    follow a roofline or the logarithms of the widths are no better. Beyond the widest the line from a quarter of it
     goes on, and below the narrowest its time holds.
 
     Args:
@@ -60,5 +63,8 @@ def _around(axis: Floats, value: float) -> list[tuple[int, float]]:
     high = min(int(np.searchsorted(axis, value)), len(axis) - 1)
     if axis[high] == value:
         return [(high, 1.0)]
-    share = (value - axis[high - 1]) / (axis[high] - axis[high - 1])
-    return [(high - 1, 1.0 - share), (high, float(share))]
+    low = high - 1
+    if value > axis[high]:  # two neighbours would give the scatter of measurement a long lever
+        low = min(low, max(0, int(np.searchsorted(axis, axis[high] / _LEVER, side="right")) - 1))
+    share = float((value - axis[low]) / (axis[high] - axis[low]))
+    return [(low, 1.0 - share), (high, share)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +26,13 @@ class LogGrid:
         points: Shape ``[points, axes]``.
         values: Shape ``[points]``.
         order: Axes along which gaps are filled, the first one first.
+        is_logarithmic: Whether logarithms count, instead of the coordinates themselves.
     """
 
-    def __init__(self, points: Array, values: Array, order: Sequence[int]) -> None:
-        self.axes, tensor = _tensor(points, values, order)
-        self._log_axes = [[_log(v) for v in axis] for axis in self.axes]
+    def __init__(self, points: Array, values: Array, order: Sequence[int], *, is_logarithmic: bool = True) -> None:
+        self._position: Callable[[float], float] = _log if is_logarithmic else float
+        self.axes, tensor = _tensor(points, values, order, self._position)
+        self._positions = [[self._position(v) for v in axis] for axis in self.axes]
         self._strides = [math.prod(tensor.shape[i + 1 :]) for i in range(tensor.ndim)]
         self._values: list[float] = tensor.ravel().tolist()
 
@@ -41,8 +43,8 @@ class LogGrid:
     def at(self, point: Sequence[float]) -> float:
         """Interpolate between the corners of the cell around a point."""
         corners = [(0, 1.0)]
-        for axis, stride, value in zip(self._log_axes, self._strides, point, strict=True):
-            position = _log(value)
+        for axis, stride, value in zip(self._positions, self._strides, point, strict=True):
+            position = self._position(value)
             low = max(0, min(bisect_right(axis, position), len(axis) - 1) - 1)
             share = min(1.0, max(0.0, (position - axis[low]) / (axis[low + 1] - axis[low]))) if len(axis) > 1 else 0.0
             below = [(index + low * stride, weight * (1.0 - share)) for index, weight in corners if share < 1.0]
@@ -76,7 +78,9 @@ def _log(value: float) -> float:
     return math.log2(value + _FLOOR)
 
 
-def _tensor(points: Array, values: Array, order: Sequence[int]) -> tuple[list[list[float]], Array]:
+def _tensor(
+    points: Array, values: Array, order: Sequence[int], position: Callable[[float], float]
+) -> tuple[list[list[float]], Array]:
     """Lay scattered grid points into a full tensor over the union of their coordinates; fill the gaps."""
     axes = [np.unique(points[:, i]) for i in range(points.shape[1])]
     tensor = np.full([len(a) for a in axes], np.nan)
@@ -84,7 +88,7 @@ def _tensor(points: Array, values: Array, order: Sequence[int]) -> tuple[list[li
     for spread in (False, True):
         for _ in order:
             for axis in order:
-                _fill(tensor, axis, np.array([_log(v) for v in axes[axis]]), nearest=spread)
+                _fill(tensor, axis, np.array([position(v) for v in axes[axis]]), nearest=spread)
             if not np.isnan(tensor).any():
                 break
     return [a.tolist() for a in axes], tensor

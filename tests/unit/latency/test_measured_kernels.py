@@ -44,7 +44,7 @@ def test_what_is_linear_in_the_widths_is_met_between_them(n: float, k: float) ->
     assert times == pytest.approx([3 + m * n * k / 1e6 + n * k / 1e5 for m in rows], rel=1e-9)
 
 
-def test_beyond_the_widest_the_last_line_goes_on_and_below_the_narrowest_the_time_holds() -> None:
+def test_beyond_the_widest_the_line_goes_on_and_below_the_narrowest_the_time_holds() -> None:
     table = gemms()
     assert table.times(4096, 512)[1][0] == pytest.approx(3 + 4096 * 512 / 1e6 + 4096 * 512 / 1e5)
     assert table.times(8, 64) == table.times(128, 64)

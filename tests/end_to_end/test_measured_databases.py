@@ -203,3 +203,21 @@ def test_a_torn_prefill_table_or_meta_file_is_named(tmp_path: Path) -> None:
     (folder / "meta.yaml").write_text(json.dumps({"tiles_per_decode": 0}))
     assert BundleSource(folder).latency_ns("attention", shape([(64, 0)], [])) > 0
     assert np.isfinite(BundleSource(folder).latency_ns("attention", shape([(64, 64)], [9])))
+
+
+def test_a_bundle_is_checked_from_the_command_line(cli: Cli, tmp_path: Path) -> None:
+    folder = SHIPPED / "H100" / LLAMA / "bf16" / "tp1"
+    code, out, err = cli("profile", "check", folder, "--json")
+    assert (code, err) == (0, "")
+    (findings,) = json.loads(out).values()
+    assert {"qkv_proj", "attention, decodes", "attention, chunks"} <= {found["operator"] for found in findings}
+    assert all(found["peak_flops"] < 100 for found in findings if found["peak_flops"] is not None)
+    assert "attention, chunks" in cli("profile", "check", folder).out
+
+
+def test_a_folder_without_a_bundle_and_an_unknown_device_are_refused(cli: Cli, tmp_path: Path) -> None:
+    code, _, err = cli("profile", "check", tmp_path)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "there is no bundle" in err
+    code, _, err = cli("profile", "check", SHIPPED / "H100" / LLAMA, "--hardware", "H10O")
+    assert (code, "did you mean" in err) == (2, True)

@@ -8,7 +8,7 @@ Of each operator:
 - *falls*: points that take less time than a smaller one, by more than measurement scatters (5 %).
 - *outliers*: points that lie more than 25 % off what their neighbours say.
 - *of peak*: the largest share of the device's peak FLOP/s and bandwidth that a point reaches, by the operator's
-  arithmetic and traffic. More than 100 % cannot be.
+  arithmetic and traffic. More than 100 % is a clock above the data sheet's, or a mistake.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Finding(NamedTuple):
             found.append(f"{self.operator}: only {self.points} points")
         for share, what in ((self.peak_flops, "FLOP/s"), (self.peak_bandwidth, "bandwidth")):
             if share is not None and share > 100:
-                found.append(f"{self.operator}: a point reaches {share:.0f} % of the device's {what}, which cannot be")
+                found.append(f"{self.operator}: a point reaches {share:.0f} % of the {what} on the device's data sheet")
         if self.outliers:
             found.append(f"{self.operator}: {self.outliers} points are more than {OUTLIER:.0%} off their neighbours")
         if self.falls:

@@ -22,10 +22,10 @@ from llmservingsim.latency import (
 from llmservingsim.model import ParallelLayout
 
 SHIPPED = Path(__file__).parents[1] / "llmservingsim" / "profiles"
-HARDWARE = ("H100", "H200", "B200", "RTXPRO6000")
+HARDWARE = ("A100", "H100", "H200", "B200", "RTXPRO6000")
 MODELS = {
     "meta-llama/Llama-3.1-8B": (1, 2, 4),
-    "meta-llama/Llama-3.1-70B": (1, 2, 4, 8),
+    "meta-llama/Llama-3.1-70B": (1, 2, 4, 8, 16),
     "Qwen/Qwen3-32B": (1, 2, 4, 8),
     "Qwen/Qwen3-30B-A3B": (1, 2, 4),
 }

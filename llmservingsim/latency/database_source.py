@@ -100,7 +100,7 @@ class MeasuredKernels:
     @property
     def tiles_per_decode(self) -> float:
         """How `KernelAttention` prices a mixed batch."""
-        if self.attention_kernel.endswith("fa2"):
+        if self.attention_kernel.endswith(("fa2", "flash_attn")):  # the second is the first's name in older tables
             return 1.0
         group = kv_heads_per_rank(self.model, self.layout.tp) / (self.model.num_heads // self.layout.tp)
         return group if self.attention_kernel.endswith("fa3") else 0.0

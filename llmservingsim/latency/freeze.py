@@ -107,6 +107,7 @@ def write_collectives(database: KernelDatabase, path: Path) -> Path | None:
         )
     }
     table = (("all_reduce", n, size, round(time_us, 4)) for (n, size), time_us in sorted(found.items()))
+    path.parent.mkdir(parents=True, exist_ok=True)
     return _write(path, ("collective", "ranks", "size_bytes", "time_us"), table)
 
 

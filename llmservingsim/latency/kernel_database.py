@@ -34,6 +34,9 @@ SYSTEMS: Mapping[str, str] = {
 }
 """Accelerators of the catalogue -> systems on which kernels were measured."""
 
+_BEFORE: Mapping[str, object] = {"window_size": 0}
+"""Columns that older tables lack -> what all of their rows would say."""
+
 Columns = dict[str, NDArray[Any]]
 
 
@@ -115,9 +118,11 @@ class KernelDatabase:
             rows = pq.read_table(path, columns=[name for name in wanted if name in there])
         except (OSError, pa.ArrowException) as error:
             raise ProfileError(f"{path}: cannot be read as parquet: {error}") from error
-        if missing := [name for name in wanted if name not in there]:
+        if missing := [name for name in wanted if name not in there and where.get(name) != _BEFORE.get(name, "")]:
             raise ProfileError(f"{path}: has no column {missing[0]!r}; it has {one_of(there, 24)}")
         for name, value in where.items():
+            if name not in there:
+                continue
             column = pc.utf8_lower(rows[name]) if isinstance(value, str) else rows[name]
             rows = rows.filter(pc.equal(column, value.lower() if isinstance(value, str) else value))
         found = {name: rows[name].to_numpy() for name in [*columns, "latency"]}

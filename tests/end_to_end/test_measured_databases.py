@@ -154,7 +154,7 @@ def test_what_ships_lies_between_the_hardware_s_limits_and_ten_times_as_long(bun
 def test_what_ships_says_where_it_comes_from_and_is_small() -> None:
     import yaml
 
-    assert len(BUNDLES) == 56
+    assert len(BUNDLES) == 72
     for bundle in BUNDLES:
         meta = yaml.safe_load((SHIPPED / bundle / "meta.yaml").read_text())
         assert "Apache-2.0" in meta["source"]

@@ -20,11 +20,12 @@ from pathlib import Path
 
 import msgspec
 
-from llmservingsim.backend import NetworkModel
+from llmservingsim.backend import MemoryModel, NetworkModel
 from llmservingsim.backend.astra_files import CHAKRA_DIALECTS, write_memory, write_network, write_system
 from llmservingsim.errors import ConfigError
 from llmservingsim.instance import Execution
 from llmservingsim.resolve import System
+from llmservingsim.trace import GraphBuilder, IterationBuilder
 from llmservingsim.trace.chakra import write_comm_groups, write_traces
 
 COLUMNS = ("instance", "iteration", "start_ns", "duration_ns", "prefix")
@@ -60,10 +61,15 @@ class TraceExporter:
                 "--emit-traces: instances that share a ring are no systems of their own, nor are stages; use one "
                 "instance, or one group, of one stage that fills it"
             )
+        if any(_begins_the_next(builder) for builder in system.builders):
+            raise ConfigError(
+                "--emit-traces: with placement.prefetch_across_iterations an iteration begins what the next one waits "
+                "for, which no trace of its own can say; expected false"
+            )
         directory.mkdir(parents=True, exist_ok=True)
         write_network(directory / "network.yml", network)
         write_system(directory / "system.json", system.system)
-        write_memory(directory / "memory.json", system.memories.model, ranks, system.system.dialect)
+        write_memory(directory / "memory.json", _memory_of(system), ranks, system.system.dialect)
         for instance in system.instances:
             instance.listener = self
 
@@ -103,6 +109,22 @@ class TraceExporter:
         folder = f"instance{'s' if len(execution.instances) > 1 else ''}{'-'.join(map(str, execution.instances))}"
         stage = f".stage{builder.stage}" if builder.layout.pp > 1 else ""
         return self._directory / folder / f"iteration_{execution.number:05d}{stage}"
+
+
+def _begins_the_next(builder: GraphBuilder) -> bool:
+    fetches = builder.fetches if isinstance(builder, IterationBuilder) else None
+    return fetches is not None and fetches.placement.across_iterations
+
+
+def _memory_of(system: System) -> MemoryModel:
+    """The memories as every instance, and every stage, sees them that is a system of its own."""
+    first, *others = [system.memories.model_of(builder.ranks) for builder in system.builders]
+    if any(other != first for other in others):
+        raise ConfigError(
+            "--emit-traces: the instances or stages reach a memory over links that differ; one memory.json cannot say "
+            "it of all; export one at a time"
+        )
+    return first
 
 
 def _network_of(network: NetworkModel, ranks: int) -> NetworkModel:

@@ -72,7 +72,8 @@ class Node:
         size_bytes: ``comm_size`` of collectives, sends and receives, ``tensor_size`` of memory and COMP nodes.
         collective: COMM_COLL only.
         peer: Rank at the other end, COMM_SEND and COMM_RECV only.
-        tag: Message tag, COMM_SEND and COMM_RECV only.
+        tag: Message tag of COMM_SEND and COMM_RECV. A MEM_LOAD with a tag above 0 begins to fill that buffer of its
+            rank and ends at once; with one below 0 it waits until buffer ``-tag`` is full.
         location: Memory nodes only.
         group: Index into `Graph.groups`, or -1 for every rank of the network (COMM_COLL only).
         is_cpu_op: Runs on the host's slot instead of the accelerator's.

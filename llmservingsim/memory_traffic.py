@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from llmservingsim.backend import NativeBackend
+from llmservingsim.config.tier_spec import TierName
 from llmservingsim.memories import TIERS, Place
 from llmservingsim.resolve import System
 from llmservingsim.units import NS_PER_MS
@@ -41,8 +42,31 @@ def memory_traffic(system: System) -> dict[str, Any]:
                 "accesses": done.accesses,
                 "busy_ms": done.busy_ns / NS_PER_MS,
                 "longest_queue": done.longest_queue,
-                "places": {str(place): moved for place, moved in places.items() if place.tier == tier},
+                "places": {system.memories.name(p): moved for p, moved in places.items() if p.tier == tier},
             }
+            if tier in system.memories.fabrics:
+                found[tier] |= _link_traffic(system, system.backend, tier)
+    return found
+
+
+def _link_traffic(system: System, backend: NativeBackend, tier: TierName) -> dict[str, Any]:
+    """What the links and devices of a memory carried, and the share of the run in which they carried something."""
+    fabric = system.memories.fabrics[tier]
+    used = [
+        (num_bytes, 100 * busy_ns / max(1, backend.now_ns))
+        for num_bytes, busy_ns in backend.memory_link_use()[TIERS[tier].name.lower()]
+    ]
+    found: dict[str, Any] = {"ports": {}, "uplinks": {}, "devices": {}}
+    for number, link in enumerate(fabric.links):
+        loaded, stored = used[2 * number : 2 * number + 2]
+        found[link.kind][link.name] = {
+            "loaded_bytes": loaded[0],
+            "stored_bytes": stored[0],
+            "load_busy_pct": loaded[1],
+            "store_busy_pct": stored[1],
+        }
+    for device, (num_bytes, busy_pct) in enumerate(used[2 * len(fabric.links) :]):
+        found["devices"][str(Place(tier, device))] = {"bytes": num_bytes, "busy_pct": busy_pct}
     return found
 
 

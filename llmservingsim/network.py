@@ -14,7 +14,7 @@ from llmservingsim.backend import NetworkModel, SystemModel
 from llmservingsim.backend.collectives import COLLECTIVES
 from llmservingsim.backend.config import LINK_GB, MEMORY_GB
 from llmservingsim.backend.measured import read_measured
-from llmservingsim.backend.topologies import Topology, Torus, build_network, parse_topology, read_topology
+from llmservingsim.backend.topologies import Topology, Torus, build_network, device_ids, parse_topology, read_topology
 from llmservingsim.config import NetworkSpec
 from llmservingsim.config.catalog import AcceleratorSpec, catalogued_networks, find_network
 from llmservingsim.config.load import SUFFIXES
@@ -37,11 +37,13 @@ class NetworkPlan:
         network: Links.
         system: Collectives.
         ranks: The devices of every instance, in file order.
+        endpoints: Memories of the topology, and their numbers among the devices of the network.
     """
 
     network: NetworkModel
     system: SystemModel
     ranks: tuple[Sequence[int], ...]
+    endpoints: Mapping[str, int]
 
 
 def plan_network(
@@ -59,7 +61,7 @@ def plan_network(
         ConfigError: If something is wrong, or the network has too few ranks.
     """
     with located("network"):
-        shapes = _shapes(spec)
+        shapes, endpoints = _shapes(spec), dict[str, int]()
         if shapes is not None:
             network = _grid(spec, shapes, sum(f.devices for f in footprints), accelerators)
             has_servers = len(shapes) > 1 and any(f.nnodes > 1 for f in footprints)
@@ -67,13 +69,14 @@ def plan_network(
         else:
             topology = _named(spec, base)
             network, npus_per_node = build_network(topology, spec.model), getattr(topology, "npus_per_node", None)
+            endpoints = _endpoints(topology)
         ranks = place(footprints, network.npus, npus_per_node)
         boxes = {
             collective: [box for group in groups if (box := box_of(group, network.npus_count)) is not None]
             for collective, groups in communicators(footprints, ranks).items()
         }
         system = _system(spec, network, boxes, accelerators, base)
-        return NetworkPlan(network, system, ranks)
+        return NetworkPlan(network, system, ranks, endpoints)
 
 
 def _shapes(spec: NetworkSpec) -> tuple[str, ...] | None:
@@ -139,6 +142,15 @@ def _named(spec: NetworkSpec, base: Path) -> Topology | Torus:
             "'package.module:Class'"
         ) from None
     return parse_topology(entry.topology, entry.name, options)
+
+
+def _endpoints(topology: Topology | Torus) -> dict[str, int]:
+    """The memories of a topology."""
+    names = getattr(topology, "endpoints", ())
+    if isinstance(topology, Torus) or not names:
+        return {}
+    numbers = device_ids(topology)
+    return {name: numbers[name] for name in names}
 
 
 def _own(name: str, options: Mapping[str, Any]) -> Topology:

@@ -35,6 +35,7 @@ def plan_placement(spec: PlacementSpec | None, model: ModelSpec, layout: Paralle
         layers={name: rule.weights for name, rule in spec.layers.items() if rule.weights is not None},
         kv=kv,
         prefetch_depth=spec.prefetch_depth,
+        across_iterations=spec.prefetch_across_iterations,
         on_demand=spec.expert_prefetch == "on_demand",
         cached_experts=spec.cached_experts,
     )

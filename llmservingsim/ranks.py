@@ -63,6 +63,22 @@ def place(footprints: Sequence[Footprint], npus: int, npus_per_node: int | None)
     return tuple(found)
 
 
+def nodes_of_ranks(footprints: Sequence[Footprint], ranks: Sequence[Sequence[int]], npus: int) -> list[int]:
+    """Return on which node each rank of the network is, -1 for one that no instance has.
+
+    Args:
+        footprints: Of every instance.
+        ranks: What `place` gave each.
+        npus: Ranks of the network.
+    """
+    found = [-1] * npus
+    for footprint, own in zip(footprints, ranks, strict=True):
+        share = len(own) // footprint.nnodes
+        for position, rank in enumerate(own):
+            found[rank] = footprint.node + position // share
+    return found
+
+
 def _numbered_through(footprints: Sequence[Footprint], npus: int) -> tuple[range, ...]:
     found = []
     first = 0

@@ -22,7 +22,7 @@ from llmservingsim.memories import Memories
 from llmservingsim.network import NetworkPlan, plan_network
 from llmservingsim.owner import Owner
 from llmservingsim.parts import Libraries, Parts
-from llmservingsim.ranks import Footprint
+from llmservingsim.ranks import Footprint, nodes_of_ranks
 from llmservingsim.scaling import Autoscaler, plan_scaling
 from llmservingsim.serving import Router
 from llmservingsim.serving.routing import make_router
@@ -95,6 +95,7 @@ def resolve(spec: RunSpec, libraries: Libraries, make_backend: BackendFactory = 
     memories, sites, tiers = _plan_memories(spec, places, parts)
     footprints = _footprints(spec, places, parts, groups)
     plan = plan_network(spec.network, footprints, [p.accelerator for p in parts], libraries.base)
+    memories.attach(nodes_of_ranks(footprints, plan.ranks, plan.network.npus), plan.endpoints)
     copies = any(sites) or any(tier is not None and tier.options.recall == "layerwise" for tier in tiers)
     system = _with_copies(plan.system) if copies else plan.system
     backend = _backend(make_backend, plan.network, system, memories)

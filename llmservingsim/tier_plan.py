@@ -102,7 +102,7 @@ def plan_tiers(instances: Sequence[TierInputs], memories: Memories) -> list[Tier
             keys.append([_want(wanted, number, inputs, spec, memories) for spec in _specs(inputs.serving)])
     _claim_stores(list(wanted.values()), memories)
     return [
-        _plan(inputs, own, swap, wanted) if own or swap else None
+        _plan(inputs, own, swap, _readable(inputs, wanted, memories)) if own or swap else None
         for inputs, own, swap in zip(instances, keys, swaps, strict=True)
     ]
 
@@ -200,8 +200,8 @@ def _make(wanted: _Wanted, num_bytes: int, memories: Memories) -> None:
         chunks = num_bytes // (chunk * inputs.token_bytes)
         if not chunks:
             raise CapacityError(
-                f"prefix_storage: {format_size(num_bytes)} of {wanted.place} hold no chunk of {chunk} tokens, which is "
-                f"{format_size(chunk * inputs.token_bytes)}"
+                f"prefix_storage: {format_size(num_bytes)} of {memories.name(wanted.place)} hold no chunk of {chunk} "
+                f"tokens, which is {format_size(chunk * inputs.token_bytes)}"
             )
         store = wanted.store = TierStore(spec.tier, chunks * chunk, _policy(spec))
         token_bytes = inputs.token_bytes
@@ -215,6 +215,11 @@ def _policy(spec: TierSpec) -> EvictionPolicy:
         raise ConfigError(f"eviction: expected a name, or a section with the key 'policy', got {spec.eviction!r:.60}")
     made: EvictionPolicy = make_plugin("eviction", name, EVICTION_POLICIES, (), ("priority",), options)
     return made
+
+
+def _readable(inputs: TierInputs, wanted: dict[Any, _Wanted], memories: Memories) -> dict[Any, _Wanted]:
+    """Those stores that lie in the pool where an instance's node does not reach are none to it."""
+    return {key: store for key, store in wanted.items() if memories.reaches(inputs.node, store.place)}
 
 
 def _plan(

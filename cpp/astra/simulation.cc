@@ -257,9 +257,15 @@ std::vector<Time> Simulation::rank_compute(Ticket ticket) const { return complet
 std::vector<Time> Simulation::node_starts(Ticket ticket) const { return completed(ticket).node_starts(); }
 
 std::vector<Time> Simulation::node_ends(Ticket ticket) const { return completed(ticket).node_ends(); }
+
 std::optional<MemoryUse> Simulation::memory_use(MemoryLocation location) const {
   const MemoryModel* memory = services_.memory(location);
   return memory == nullptr ? std::nullopt : std::optional(memory->use());
+}
+
+std::vector<LinkUse> Simulation::memory_link_use(MemoryLocation location) const {
+  const MemoryModel* memory = services_.memory(location);
+  return memory == nullptr ? std::vector<LinkUse>() : memory->link_use();
 }
 
 void Simulation::raise_deadlock() const {

@@ -45,6 +45,8 @@ class Simulation final : public EventTarget {
   std::vector<Time> node_ends(Ticket ticket) const;
   // What the memory there did so far; nothing if there is none.
   std::optional<MemoryUse> memory_use(MemoryLocation location) const;
+  // What the links of the memory there carried so far, see FlowMemory; empty if it has none.
+  std::vector<LinkUse> memory_link_use(MemoryLocation location) const;
 
   void fire(std::uint32_t code, std::uint64_t arg) override;
 

@@ -15,5 +15,6 @@ void bind_simulation(nanobind::module_& module);
 
 // What each memory that is configured did, by its name in the configuration.
 nanobind::dict memory_use(const astra::Simulation& simulation);
+nanobind::dict memory_link_use(const astra::Simulation& simulation);
 
 }  // namespace bindings

@@ -153,7 +153,10 @@ void bind_simulation(nb::module_& module) {
           nb::arg("ticket"), "When each node began and ended in the last step of a completed ticket; -1: never.")
       .def(
           "memory_use", [](Guarded& self) { return memory_use(self.idle()); },
-          "What each configured memory did so far, by its name.");
+          "What each configured memory did so far, by its name.")
+      .def(
+          "memory_link_use", [](Guarded& self) { return memory_link_use(self.idle()); },
+          "Bytes and busy nanoseconds of the links of each memory that has some, by its name.");
 }
 
 }  // namespace bindings

@@ -9,6 +9,7 @@ Tests collective_tests();
 Tests device_memory_tests();
 Tests event_tests();
 Tests flat_map_tests();
+Tests flow_memory_tests();
 Tests flow_network_tests();
 Tests graph_tests();
 Tests memory_tests();
@@ -23,9 +24,9 @@ void fail(const char* file, int line, const std::string& what) {
 int main() {
   int failed = 0;
   int passed = 0;
-  for (const Tests& tests :
-       {flat_map_tests(), event_tests(), network_tests(), queueing_network_tests(), flow_network_tests(),
-        collective_tests(), memory_tests(), device_memory_tests(), graph_tests(), simulation_tests()}) {
+  for (const Tests& tests : {flat_map_tests(), event_tests(), network_tests(), queueing_network_tests(),
+                             flow_network_tests(), collective_tests(), memory_tests(), device_memory_tests(),
+                             flow_memory_tests(), graph_tests(), simulation_tests()}) {
     for (const Test& test : tests) {
       try {
         test.body();

@@ -19,7 +19,7 @@ Optimization = Literal["baseline", "localBWAware"]
 Dialect = Literal["astra-sim", "llmservingsim"]
 CollectiveName = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all"]
 MemoryType = Literal["NO_MEMORY_EXPANSION", "PER_NPU_MEMORY_EXPANSION", "PER_NODE_MEMORY_EXPANSION", "MEMORY_POOL"]
-Discipline = Literal["fifo", "shared"]
+Discipline = Literal["fifo", "shared", "flow"]
 
 MEMORY_DEVICES = "MEMORY_DEVICES"
 """The type of a `MemoryLevelModel` whose accesses queue by device; ASTRA-sim has no such type."""
@@ -201,6 +201,18 @@ class MemoryRateModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     write_bandwidth_gbps: float = 0.0
 
 
+class MemoryLinkModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A link between ranks and devices of a memory, in each of its two directions.
+
+    Attributes:
+        bandwidth_gbps: GB/s of 10^9 bytes.
+        latency_ns: Of crossing it.
+    """
+
+    bandwidth_gbps: float
+    latency_ns: int = 0
+
+
 class MemoryLevelModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One memory that loads and stores reach; an access alone takes ``latency + floor(size / bandwidth)``.
 
@@ -216,7 +228,8 @@ class MemoryLevelModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         pim_channels: Channels per device that compute; 0: none.
         queues_per_device: PER_NODE and MEMORY_POOL queue per device instead of per node, as LLMServingSim's do.
         discipline: Of a device of MEMORY_DEVICES. ``fifo``: an access goes to the channel that is free first and has it
-            to itself. ``shared``: all accesses under way have equal shares of the bandwidth.
+            to itself. ``shared``: all accesses under way have equal shares of the bandwidth. ``flow``: an access flows
+            over links and device at one rate, and rates are max-min fair; one that is interleaved has one rate too.
         channels: MEMORY_DEVICES, fifo: that many per device, each with its part of the bandwidth.
         write_bandwidth_gbps: MEMORY_DEVICES: of stores; 0: as loads.
         capacity_bytes: MEMORY_DEVICES: a larger access is refused; what lies there is for others to count. 0: not
@@ -225,6 +238,10 @@ class MemoryLevelModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             store one to there; it ends when message and device are done, and shares links with all other messages.
             Empty: accesses do not use the network.
         rates: MEMORY_DEVICES: per device, where they differ, instead of latency and bandwidths.
+        interleaves: MEMORY_DEVICES: sets of devices; an access of device ``-2 - k`` is striped over the k-th.
+        links: MEMORY_DEVICES, flow: what lies between ranks and devices.
+        rank_links: Which of these each rank of the network is behind, in order.
+        device_links: Likewise each device.
         options: Keyword arguments of your own class.
     """
 
@@ -241,6 +258,10 @@ class MemoryLevelModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     capacity_bytes: int = 0
     endpoints: list[int] = []
     rates: list[MemoryRateModel] = []
+    interleaves: list[list[int]] = []
+    links: list[MemoryLinkModel] = []
+    rank_links: list[list[int]] = []
+    device_links: list[list[int]] = []
     options: dict[str, Any] = {}
 
 

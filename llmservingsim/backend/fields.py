@@ -101,6 +101,13 @@ class Fields:
                 Fields(self._place, {key: value}).word(key, None)
         return values
 
+    def lists(self, key: str) -> list[list[int]]:
+        """Return a list of lists of integers; none if the key is not there."""
+        values = self._get(key, ())
+        if not isinstance(values, list | tuple):
+            raise TraceError(f"{self._at(key)}: expected a list of lists of int, not {shown(values)}")
+        return [[int(number) for number in Fields(self._place, {key: value}).array(key, int)] for value in values]
+
     def one_or_more(self, key: str, kind: type) -> Sequence[int | float | str]:
         """Do as `array`, but take a single value for a list of it."""
         value = self._get(key, None)

@@ -72,6 +72,10 @@ def native_level(model: MemoryLevelModel, where: str) -> _native.MemoryLevel:
     level.rates = [
         _native.MemoryRate(rate.latency_ns, rate.bandwidth_gbps, rate.write_bandwidth_gbps) for rate in model.rates
     ]
+    level.interleaves = model.interleaves
+    level.links = [_native.MemoryLink(link.bandwidth_gbps, link.latency_ns) for link in model.links]
+    level.rank_links = model.rank_links
+    level.device_links = model.device_links
     return level
 
 

@@ -51,7 +51,7 @@ def check(
         for label, size in memory.capacity.rows() if memory.capacity is not None else ():
             print(f"  {label:<32}{format_size(size):>14}")
     for claim in system.memories.claims:
-        print(f"{claim.place}: {format_size(claim.num_bytes)} for {claim.what}")
+        print(f"{system.memories.name(claim.place)}: {format_size(claim.num_bytes)} for {claim.what}")
     for note in notes:
         print(f"note: {note}")
     print(f"{config}: ok")

@@ -5,7 +5,7 @@ from llmservingsim.config.clients import ClientSpec, TimeoutSpec
 from llmservingsim.config.instance_spec import ExpertSpec, InstanceSpec, LatencySpec, ServingSpec
 from llmservingsim.config.kv_transfer import KvTransferSpec
 from llmservingsim.config.load import apply_overrides, json_schema, load_run
-from llmservingsim.config.memory_spec import CxlSpec, MemorySpec
+from llmservingsim.config.memory_spec import CxlSpec, MemorySpec, NodeMemorySpec, PortSpec, SwitchSpec
 from llmservingsim.config.operator_table_spec import ColumnNames, OperatorTableSpec
 from llmservingsim.config.placement_spec import PlacementSpec
 from llmservingsim.config.slo_spec import SLO_LIMITS, SloSpec, parse_statistic
@@ -26,13 +26,16 @@ __all__ = [
     "LatencySpec",
     "MemorySpec",
     "NetworkSpec",
+    "NodeMemorySpec",
     "NodeSpec",
     "OperatorTableSpec",
     "PlacementSpec",
+    "PortSpec",
     "RunSpec",
     "ServingSpec",
     "SloSpec",
     "SpeculativeSpec",
+    "SwitchSpec",
     "TierSpec",
     "TimeoutSpec",
     "apply_overrides",

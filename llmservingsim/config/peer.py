@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from llmservingsim.config.instance_spec import InstanceSpec, ServingSpec
-from llmservingsim.config.memory_spec import CxlSpec, MemorySpec
+from llmservingsim.config.memory_spec import CxlSpec, NodeMemorySpec
 from llmservingsim.config.peer_links import import_links
 from llmservingsim.config.placement_spec import PlacementSpec
 from llmservingsim.config.quantities import Count, KvDtype
@@ -117,12 +117,16 @@ def import_peer_file(data: object, where: str) -> tuple[RunSpec, list[str]]:
         _check_count(node.num_instances, len(node.instances), f"{place}.num_instances", "instances")
         instances = tuple(_instance(i, f"{place}.instances[{k}]") for k, i in enumerate(node.instances))
         nodes.append(
-            NodeSpec(instances=instances, cpu_memory=MemorySpec(**_quantities(node.cpu_mem)) if node.cpu_mem else None)
+            NodeSpec(
+                instances=instances, cpu_memory=NodeMemorySpec(**_quantities(node.cpu_mem)) if node.cpu_mem else None
+            )
         )
     devices = [[i.tensor_parallel_size * i.pipeline_parallel_size for i in node.instances] for node in nodes]
     network, of_links = import_links(cluster.link_bw, cluster.link_latency, devices, where)
     cxl = cluster.cxl_mem
-    pool = CxlSpec(num_devices=cxl.num_devices, **_quantities(cxl)) if cxl else None
+    pool = (
+        convert(_quantities(cxl) | {"num_devices": cxl.num_devices}, CxlSpec, "cxl_mem", ConfigError) if cxl else None
+    )
     run = RunSpec(nodes=tuple(nodes), network=network, router="least_loaded", serving=_DEFAULTS, cxl_memory=pool)
     return run, notes + of_links
 

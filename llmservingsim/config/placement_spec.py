@@ -14,12 +14,14 @@ from llmservingsim.errors import nearest
 NPU = "npu"
 """The memory of the accelerators themselves."""
 
-_MEMORY = re.compile(r"npu|cpu|storage|cxl(:\d{1,6})?")
+_MEMORY = re.compile(r"npu|cpu|storage|cxl(:[\d ,-]{1,200})?")
 _RANGE = re.compile(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?")
 
 
 class PlacementRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where something lies: ``npu``, ``cpu``, ``cxl`` (striped over the pool), ``cxl:<i>`` or ``storage``.
+    """Where something lies: ``npu``, ``cpu``, ``storage`` or the pool.
+
+    ``cxl:<i>`` is a device of the pool, ``cxl:0-3`` the interleaved devices 0 to 3, ``cxl`` all of them.
 
     What a rule leaves out, a more general one says: a layer's rule comes before that of its block, and that before the
     default, which is ``npu``.
@@ -68,6 +70,8 @@ class PlacementSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             ``moe``.
         prefetch_depth: Blocks that are fetched ahead of the one that is computed; the device keeps a buffer for so
             many and one more.
+        prefetch_across_iterations: Whether buffers are filled for the next iteration as soon as this one has done with
+            them; else each iteration begins with empty ones.
         expert_prefetch: ``all`` fetches the experts of a block with its other weights, ``on_demand`` those that the
             batch needs once the block's router has chosen them.
         cached_experts: The most popular experts of each block, of those that a rank holds, that stay on the device.
@@ -77,6 +81,7 @@ class PlacementSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     blocks: tuple[BlockRule, ...] = ()
     layers: dict[str, PlacementRule] = {}
     prefetch_depth: Annotated[int, Meta(ge=0)] = 1
+    prefetch_across_iterations: bool = False
     expert_prefetch: Literal["all", "on_demand"] = "all"
     cached_experts: Annotated[int, Meta(ge=0)] = 0
 

@@ -15,7 +15,7 @@ from llmservingsim.config.autoscaling import AutoscalingSpec
 from llmservingsim.config.clients import ClientSpec, TimeoutSpec
 from llmservingsim.config.instance_spec import InstanceSpec, ServingSpec
 from llmservingsim.config.kv_transfer import KvTransferSpec
-from llmservingsim.config.memory_spec import CxlSpec, MemorySpec
+from llmservingsim.config.memory_spec import CxlSpec, NodeMemorySpec
 from llmservingsim.config.quantities import Algorithms, Chunks, Count, Shape, Share, check_quantities
 from llmservingsim.config.slo_spec import SloSpec
 from llmservingsim.units import parse_bandwidth, parse_time_ns
@@ -31,8 +31,8 @@ class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """
 
     instances: tuple[InstanceSpec, ...]
-    cpu_memory: MemorySpec | None = None
-    storage: MemorySpec | None = None
+    cpu_memory: NodeMemorySpec | None = None
+    storage: NodeMemorySpec | None = None
 
 
 class NetworkSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -68,6 +68,7 @@ class Placement:
         layers: Where those of some operators, and ``experts``, lie; comes before `blocks`.
         kv: Where the keys and values of some blocks lie; those of the others lie on the device.
         prefetch_depth: Blocks that are fetched ahead.
+        across_iterations: Whether the first ones are fetched while the iteration before runs.
         on_demand: Whether experts are fetched when the router has chosen them.
         cached_experts: Experts of each block that stay on the device.
     """
@@ -79,6 +80,7 @@ class Placement:
     layers: Mapping[str, str] = field(default_factory=dict)
     kv: Mapping[int, str] = field(default_factory=dict)
     prefetch_depth: int = 1
+    across_iterations: bool = False
     on_demand: bool = False
     cached_experts: int = 0
 
@@ -105,7 +107,9 @@ class Placement:
         """
         units = [sum(p.num_bytes for p in pieces if self.is_prefetched(p)) for pieces in self.units(stage)]
         units = [size for size in units if size]
-        ahead = max((sum(units[k : k + self.prefetch_depth + 1]) for k in range(len(units))), default=0)
+        count = min(self.prefetch_depth + 1, len(units))
+        row = units + (units[: count - 1] if self.across_iterations else [])
+        ahead = max((sum(row[k : k + count]) for k in range(len(units))), default=0)
         experts = [p.num_bytes for pieces in self.units(stage) for p in pieces if self.is_on_demand(p)]
         return ahead + max(experts, default=0)
 

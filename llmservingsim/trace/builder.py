@@ -338,6 +338,7 @@ class IterationBuilder:
                     issuer.computed(segment, len(nodes))
                 reached = len(nodes)
                 nodes.append(node)
+            issuer.end(nodes)
             self._issued = issuer.issued
         groups = [*member_ranks, union] if len(member_ranks) > 1 else member_ranks
         classes = [[place[rank] for rank in c.ranks] for c in self._classes]

@@ -5,6 +5,10 @@ for which the first operator that needs it waits. Loads of a rank run one after 
 needed, as copies on one stream do. With a depth of d, the device has d + 1 buffers: the load of the k-th such unit also
 waits until unit k - 1 - d has been computed. Rows of the embedding need no buffer, since they are the hidden states.
 
+Across iterations this goes on in a circle: behind the last unit come the first d + 1 of the next iteration, whose loads
+begin in this one and do not keep it from ending. The next one finds them under way, or done. Before the first iteration
+they were loaded with the weights of the device.
+
 On demand means that a load begins when the iteration has come to the operator that needs it: experts that the router
 has chosen, and keys and values, which attention reads from where they lie. New keys and values are stored from that
 moment on; nothing but the end of the iteration waits for them.
@@ -29,6 +33,9 @@ from llmservingsim.trace.segments import Segment, Step
 
 Values = NDArray[np.int64]
 Floats = NDArray[np.float64]
+
+_NEXT_ITERATION = 1 << 30
+"""The step that needs what is loaded for the next iteration."""
 
 
 class Site(NamedTuple):
@@ -89,6 +96,8 @@ class Access:
         after: Step, later segment, whose end frees the buffer; -1: none.
         is_on_demand: It waits until the iteration has come to `needed_by`.
         expert_layer: Which of the stage's mixture-of-experts blocks.
+        buffer: Of a load across iterations, the buffer that it fills for the next one; ``-n`` waits until buffer n has
+            been filled.
     """
 
     name: str
@@ -99,6 +108,7 @@ class Access:
     after: int = -1
     is_on_demand: bool = False
     expert_layer: int = -1
+    buffer: int = 0
 
     @property
     def is_store(self) -> bool:
@@ -111,9 +121,10 @@ def plan_accesses(segments: Sequence[Segment], plan: FetchPlan) -> tuple[list[Se
     steps = [step for segment in segments for step in segment.steps]
     prefetched, cuts = _prefetched(steps, plan.placement)
     found = [*prefetched, *_rows(steps, plan.placement), *_on_demand(steps, plan), *_recalled(steps, plan)]
-    cuts |= {access.needed_by for access in found}
+    cuts |= {access.needed_by for access in found if access.needed_by != _NEXT_ITERATION}
     finer = [piece for start, segment in _with_starts(segments) for piece in _split(segment, start, cuts)]
-    segment_of = [index for index, segment in enumerate(finer) for _ in segment.steps]
+    segment_of = dict(enumerate(i for i, s in enumerate(finer) for _ in s.steps))
+    segment_of[_NEXT_ITERATION] = _NEXT_ITERATION
     found.sort(key=lambda access: access.needed_by)
     return finer, [
         replace(a, needed_by=segment_of[a.needed_by], after=segment_of[a.after] if a.after >= 0 else -1) for a in found
@@ -142,7 +153,22 @@ def _prefetched(steps: Sequence[Step], placement: Placement) -> tuple[list[Acces
     for k, unit in enumerate(units.values()):
         freed_by = k - 1 - placement.prefetch_depth
         found += [replace(access, after=ends[freed_by] if freed_by >= 0 else -1) for access in unit]
+    if placement.across_iterations:
+        found = _in_a_circle(found, ends, placement.prefetch_depth)
     return found, {end + 1 for end in ends}
+
+
+def _in_a_circle(found: Sequence[Access], ends: Sequence[int], depth: int) -> list[Access]:
+    """Let the loads that wait for no buffer be those that the iteration before began, and begin those of the next."""
+    first = [access for access in found if access.after < 0]
+    result = [access for access in found if access.after >= 0]
+    places = list(dict.fromkeys(access.name for access in first))
+    for buffer, access in enumerate(first, 1):
+        k = places.index(access.name)
+        freed_by = max(k, len(ends) + k - 1 - depth)
+        result.append(replace(access, num_bytes=0, buffer=-buffer))
+        result.append(replace(access, after=ends[freed_by], needed_by=_NEXT_ITERATION, buffer=buffer))
+    return result
 
 
 def _rows(steps: Sequence[Step], placement: Placement) -> Iterable[Access]:
@@ -233,6 +259,10 @@ class Issuer:
                 self._append(queue.popleft(), nodes, reached)
         return tuple(self._waits.get(segment, ()))
 
+    def end(self, nodes: list[Node]) -> None:
+        """Append what may be issued behind the last segment."""
+        self.begin(_NEXT_ITERATION - 1, nodes, -1)
+
     def computed(self, segment: int, node: int) -> None:
         """Note a node that computes something of a segment; the last one counts."""
         self._computed[segment] = node
@@ -244,7 +274,7 @@ class Issuer:
         site, kind = self._sites[access.where], NodeType.MEM_STORE if access.is_store else NodeType.MEM_LOAD
         waited = {self._last[access.is_store], reached if access.is_on_demand else self._computed.get(access.after, -1)}
         self._last[access.is_store] = len(nodes)
-        if not access.is_store:
+        if not access.is_store and access.buffer <= 0:
             self._waits.setdefault(access.needed_by, []).append(len(nodes))
         nodes.append(
             Node(
@@ -254,6 +284,7 @@ class Issuer:
                 size_bytes=access.num_bytes,
                 location=site.location,
                 device=site.device,
+                tag=access.buffer,
                 data_deps=tuple(sorted(waited - {-1})),
             )
         )

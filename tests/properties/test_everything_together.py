@@ -113,6 +113,19 @@ def acceptance(method: str) -> dict[str, Any]:
 
 drafts = st.sampled_from(["ngram_gpu", "eagle", "ngram", "draft_model"]).map(acceptance)
 sizes = st.sampled_from(["4MiB", "8MiB", "64MiB"])
+links = st.sampled_from([{}, {"link_bandwidth": "6GB/s"}])
+fabrics = st.fixed_dictionaries(
+    {},
+    optional={
+        "ports": st.sampled_from(
+            [
+                {"bandwidth": "5GB/s"},
+                [{"of": "accelerator", "bandwidth": "3GB/s", "latency": "50ns"}, {"bandwidth": "8GB/s"}],
+            ]
+        ),
+        "switches": st.sampled_from([[{"name": "a", "devices": "0-1", "bandwidth": "7GB/s", "latency": "70ns"}]]),
+    },
+)
 policies = st.sampled_from(["lru", "lfu", "fifo", "cost_aware"])
 tiers = st.lists(st.sampled_from(["cpu", "cxl", "storage"]), unique=True, max_size=2).flatmap(
     lambda names: st.tuples(
@@ -167,10 +180,11 @@ def instances(draw: st.DrawFn, experts: str, role: str, model: str) -> list[dict
         if draw(st.integers(0, 5)):
             made["pipeline_parallel_size"] = 1
     elif draw(st.integers(0, 2)) == 0:
-        where = draw(st.sampled_from(["cpu", "cxl", "cxl:1", "storage"]))
+        where = draw(st.sampled_from(["cpu", "cxl", "cxl:1", "cxl:0-1", "storage"]))
         made["placement"] = {
             "blocks": [{"blocks": draw(st.sampled_from(["0", "1-2", "0-3"])), "weights": where}],
             "prefetch_depth": draw(st.integers(0, 2)),
+            "prefetch_across_iterations": draw(st.booleans()),
             "expert_prefetch": draw(st.sampled_from(["all", "on_demand"])) if model == experts else "all",
             "cached_experts": draw(st.integers(0, 1)) if model == experts else 0,
         }
@@ -234,8 +248,8 @@ def configs(draw: st.DrawFn, experts: str) -> dict[str, Any]:
         cut += 1
     nodes = [part for part in (listed[:cut], listed[cut:]) if part]
     data: dict[str, Any] = {
-        "nodes": [{"instances": part, "cpu_memory": memory, "storage": memory} for part in nodes],
-        "cxl_memory": memory | {"num_devices": 2},
+        "nodes": [{"instances": part, "cpu_memory": memory | draw(links), "storage": memory} for part in nodes],
+        "cxl_memory": memory | {"num_devices": 3} | draw(fabrics),
         "network": {
             "topology": draw(st.sampled_from(["Switch", "FullyConnected"])),
             "bandwidth": draw(st.sampled_from(["1GB/s", "20GB/s"])),

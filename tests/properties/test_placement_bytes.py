@@ -67,6 +67,7 @@ def placements(draw: st.DrawFn) -> Placement:
         blocks=draw(st.dictionaries(st.integers(0, BLOCKS - 1), WHERE)),
         layers=draw(st.dictionaries(st.sampled_from(layer_names(spec)), WHERE)),
         prefetch_depth=draw(st.integers(0, 6)),
+        across_iterations=draw(st.booleans()),
         cached_experts=draw(st.integers(0, 1)) if spec.num_experts else 0,
     )
 

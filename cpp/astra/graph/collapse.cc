@@ -73,6 +73,7 @@ bool can_collapse(const GraphSpec& graph, const Services& services, const std::d
     } else if (type == NodeType::kPimComp) {
       return false;  // its channel is shared
     } else if (is_memory(type)) {
+      if (graph.tag[i] != 0) return false;  // every rank has buffers of its own
       if (!services.memory(static_cast<MemoryLocation>(graph.location[i]))->is_contention_free()) return false;
     }
   }

@@ -135,7 +135,7 @@ class Builder {
         return !config_.parity;
       case NodeType::kMemLoad:
       case NodeType::kMemStore:
-        return services_.memory(node.location)->is_contention_free();
+        return !node.is_ahead() && !node.is_awaited() && services_.memory(node.location)->is_contention_free();
       case NodeType::kColl:
         // One rank stands for all of its class, or there is nobody else.
         return node.communicator == nullptr || lane.members.size() == node.communicator->ranks.size();

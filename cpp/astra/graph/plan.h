@@ -37,6 +37,10 @@ struct PlanNode {
   CollectiveRequest request(Bytes size) const {
     return {communicator, collective, involved_dims, size, priority, program};
   }
+  // Whether it begins to fill buffer `tag` and ends at once.
+  bool is_ahead() const { return type == NodeType::kMemLoad && tag > 0; }
+  // Whether it waits until buffer `-tag` is full.
+  bool is_awaited() const { return type == NodeType::kMemLoad && tag < 0; }
   MemoryAccess access(Rank rank, Bytes size) const {
     return {rank, device, channel, type == NodeType::kMemStore, size};
   }

@@ -192,6 +192,11 @@ void GraphRun::start_access(std::uint32_t node) {
   const Call done{this, kNodeDone, node};
   if (n.type == NodeType::kPimComp) {
     memory.compute(access, durations_[n.source], local, done);
+  } else if (n.is_ahead()) {
+    services_.buffers.fill(n.tag, memory, access);
+    services_.events.schedule_local(local, 0, done);
+  } else if (n.is_awaited()) {
+    services_.buffers.await(access.rank, -n.tag, done);
   } else {
     memory.request(access, local, done);
   }

@@ -9,6 +9,7 @@
 #include "astra/collective/symmetric.h"
 #include "astra/event/event_queue.h"
 #include "astra/graph/spec.h"
+#include "astra/memory/buffers.h"
 #include "astra/memory/memory_model.h"
 #include "astra/network/network.h"
 
@@ -21,6 +22,7 @@ struct Services {
   std::unique_ptr<SymmetricTimer> symmetric;
   TurnsOfRanks turns;  // that collectives of all runs take together, in LLMServingSim; else empty
   std::array<std::unique_ptr<MemoryModel>, 5> memories;  // by location; none: not configured
+  Buffers buffers{events};
 
   MemoryModel* memory(MemoryLocation location) const {
     const auto index = static_cast<std::size_t>(location);

@@ -83,10 +83,7 @@ Time DeviceMemory::service_time(const MemoryAccess& access) const {
 }
 
 void DeviceMemory::check_access(const MemoryAccess& access, bool is_pim) const {
-  if (access.device < (is_pim ? 0 : -1) || access.device >= level_.num_devices) {
-    refuse("the " + where_ + " memory has no device " + std::to_string(access.device) + "; it has " +
-           std::to_string(level_.num_devices) + ", counted from 0" + (is_pim ? "" : "; -1 is a stripe on each"));
-  }
+  check_device(level_, where_, access.device, is_pim);
   if (is_pim && (access.channel < 0 || access.channel >= level_.pim_channels)) {
     refuse("the " + where_ + " memory has no PIM channel " + std::to_string(access.channel) + "; it has " +
            std::to_string(level_.pim_channels) + " per device (pim_channels)");
@@ -99,11 +96,13 @@ std::vector<MemoryAccess> DeviceMemory::stripes(const MemoryAccess& access) cons
     return {access};
   }
   std::vector<MemoryAccess> result;
-  for (std::int64_t device = 0; device < level_.num_devices; ++device) {
+  const std::vector<std::int32_t> devices = interleaved_devices(level_, access.device);
+  const auto count = static_cast<Bytes>(devices.size());
+  for (Bytes place = 0; place < count; ++place) {
     MemoryAccess stripe = access;
-    stripe.device = static_cast<std::int32_t>(device);
-    stripe.bytes = access.bytes / level_.num_devices + (device < access.bytes % level_.num_devices ? 1 : 0);
-    if (stripe.bytes > 0 || device == 0) {
+    stripe.device = devices[static_cast<std::size_t>(place)];
+    stripe.bytes = access.bytes / count + (place < access.bytes % count ? 1 : 0);
+    if (stripe.bytes > 0 || place == 0) {
       result.push_back(stripe);
     }
   }

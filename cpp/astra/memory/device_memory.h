@@ -12,7 +12,7 @@
 namespace astra {
 
 // An access is served by its device and moves over the network, both from its start on; it ends when both have ended.
-// One of device -1 is a stripe on every device and ends with the last of them.
+// One that is interleaved is a stripe on each of its devices and ends with the last of them.
 class DeviceMemory final : public MemoryModel, public EventTarget {
  public:
   // The level is checked.

@@ -1,11 +1,14 @@
 // Which memory a level is, and what it may say.
 #include <cmath>
+#include <set>
 
 #include "astra/base/errors.h"
+#include "astra/base/nearest.h"
 #include "astra/base/truncate.h"
 #include "astra/memory/custom_memory.h"
 #include "astra/memory/device_memory.h"
 #include "astra/memory/expansion_memory.h"
+#include "astra/memory/flow_memory.h"
 
 namespace astra {
 namespace {
@@ -47,6 +50,12 @@ void check_meaning(const MemoryLevel& level, const std::string& prefix) {
       refuse(prefix + field + " is for " + type + ", not for " + level.type);
     }
   };
+  const bool is_flow = level.type == "MEMORY_DEVICES" && level.discipline == "flow";
+  only(!is_flow && !level.links.empty(), "links", "MEMORY_DEVICES of discipline flow");
+  only(!is_flow && !(level.rank_links.empty() && level.device_links.empty()), "rank_links and device_links",
+       "MEMORY_DEVICES of discipline flow");
+  only(is_flow && level.pim_channels != 0, "pim_channels", "the disciplines fifo and shared");
+  only(is_flow && !level.endpoints.empty(), "endpoints", "the disciplines fifo and shared");
   if (level.type == "MEMORY_DEVICES") {
     only(level.npus_per_node != unsaid.npus_per_node, "npus_per_node", "PER_NODE_MEMORY_EXPANSION");
     only(level.queues_per_device, "queues_per_device", "PER_NODE_MEMORY_EXPANSION and MEMORY_POOL");
@@ -58,13 +67,47 @@ void check_meaning(const MemoryLevel& level, const std::string& prefix) {
   only(level.capacity_bytes != unsaid.capacity_bytes, "capacity_bytes", "MEMORY_DEVICES");
   only(!level.endpoints.empty(), "endpoints", "MEMORY_DEVICES");
   only(!level.rates.empty(), "rates", "MEMORY_DEVICES");
+  only(!level.interleaves.empty(), "interleaves", "MEMORY_DEVICES");
+}
+
+// Lists of numbers below a count, as many lists as there shall be; a number stands in a list once.
+void check_lists(const std::vector<std::vector<std::int32_t>>& lists, std::int64_t below, const std::string& name) {
+  for (const std::vector<std::int32_t>& list : lists) {
+    std::set<std::int32_t> seen;
+    for (const std::int32_t number : list) {
+      if (number < 0 || number >= below || !seen.insert(number).second) {
+        refuse(name + " has " + std::to_string(number) + "; expected numbers below " + std::to_string(below) +
+               ", each once");
+      }
+    }
+  }
+}
+
+void check_links(const MemoryLevel& level, const std::string& prefix, const Network& network) {
+  for (const MemoryLink& link : level.links) {
+    check_speed({link.latency_ns, link.bandwidth, 0}, prefix + "links: ");
+    if (link.bandwidth <= 0) {
+      refuse(prefix + "links: bandwidth must be positive, not " + std::to_string(link.bandwidth));
+    }
+  }
+  const auto links = static_cast<std::int64_t>(level.links.size());
+  const auto one_each = [&](const auto& lists, std::int64_t count, const char* field) {
+    if (static_cast<std::int64_t>(lists.size()) != count) {
+      refuse(prefix + field + " must be " + std::to_string(count) + " lists of links, not " +
+             std::to_string(lists.size()));
+    }
+    check_lists(lists, links, prefix + field);
+  };
+  one_each(level.rank_links, network.npus(), "rank_links");
+  one_each(level.device_links, level.num_devices, "device_links");
 }
 
 void check_devices(const MemoryLevel& level, const std::string& prefix, const Network& network) {
-  if (level.discipline != "fifo" && level.discipline != "shared") {
-    refuse(prefix + "discipline '" + level.discipline + "' is not one of fifo, shared");
+  if (level.discipline != "fifo" && level.discipline != "shared" && level.discipline != "flow") {
+    refuse(prefix + "discipline '" + level.discipline + "' is not one of fifo, flow, shared" +
+           nearest(level.discipline, {"fifo", "flow", "shared"}));
   }
-  if (level.discipline == "shared" && level.channels != 1) {
+  if (level.discipline != "fifo" && level.channels != 1) {
     refuse(prefix + "channels is for discipline fifo: all accesses of a device share it as one");
   }
   if (!level.rates.empty() && static_cast<std::int64_t>(level.rates.size()) != level.num_devices) {
@@ -73,6 +116,15 @@ void check_devices(const MemoryLevel& level, const std::string& prefix, const Ne
   }
   for (const MemoryRate& speed : level.rates) {
     check_speed(speed, prefix + "rates: ");
+  }
+  check_lists(level.interleaves, level.num_devices, prefix + "interleaves");
+  for (const auto& devices : level.interleaves) {
+    if (devices.empty()) {
+      refuse(prefix + "interleaves has a set without devices");
+    }
+  }
+  if (level.discipline == "flow") {
+    check_links(level, prefix, network);
   }
   if (!level.endpoints.empty() && static_cast<std::int64_t>(level.endpoints.size()) != level.num_devices) {
     refuse(prefix + "endpoints must name one device of the network per memory device (" +
@@ -108,6 +160,9 @@ std::unique_ptr<MemoryModel> make_memory(const MemoryLevel& level, const char* w
     return std::make_unique<ExpansionMemory>(level, where, events);
   }
   check_devices(level, prefix, network);
+  if (level.discipline == "flow") {
+    return std::make_unique<FlowMemory>(level, where, events);
+  }
   return std::make_unique<DeviceMemory>(level, where, network, events);
 }
 

@@ -16,7 +16,7 @@ namespace astra {
 
 struct MemoryAccess {
   Rank rank = 0;
-  std::int32_t device = 0;   // of the level; -1, where a level allows it: a stripe on each
+  std::int32_t device = 0;   // of the level; -1, where a level allows it: all; -2 and below: see `interleaves`
   std::int32_t channel = 0;  // of the device, computing in memory only
   bool is_store = false;
   Bytes bytes = 0;
@@ -27,6 +27,12 @@ struct MemoryRate {
   Time latency_ns = 0;
   double bandwidth = 0;        // bytes per nanosecond
   double write_bandwidth = 0;  // of stores; 0: as `bandwidth`
+};
+
+// A link between ranks and devices of a memory, in each of its two directions.
+struct MemoryLink {
+  double bandwidth = 0;  // bytes per nanosecond
+  Time latency_ns = 0;
 };
 
 // One memory level; ASTRA-sim's names where it has one.
@@ -44,15 +50,23 @@ struct MemoryLevel {
   bool queues_per_device = false;
 
   // MEMORY_DEVICES only.
-  std::string discipline = "fifo";  // or shared: all accesses of a device have equal shares of its bandwidth
-  std::int64_t channels = 1;        // fifo: per device, each with its part of the bandwidth, one access at a time
-  double write_bandwidth = 0;       // of stores; 0: as `bandwidth`
-  Bytes capacity_bytes = 0;         // of a device; 0: not stated
+  // fifo; shared: all accesses of a device have equal shares of its bandwidth; or flow: they are flows over `links` and
+  // devices, max-min fair.
+  std::string discipline = "fifo";
+  std::int64_t channels = 1;   // fifo: per device, each with its part of the bandwidth, one access at a time
+  double write_bandwidth = 0;  // of stores; 0: as `bandwidth`
+  Bytes capacity_bytes = 0;    // of a device; 0: not stated
   // Per device, the device of the network to which it is attached: accesses are messages to or from there. Empty: they
   // do not use the network.
   std::vector<Rank> endpoints = {};
   // Per device, where devices differ, instead of latency and bandwidths of the level. Empty: they are alike.
   std::vector<MemoryRate> rates = {};
+  // Sets of devices over which an access may be interleaved: device -2 - k is the k-th.
+  std::vector<std::vector<std::int32_t>> interleaves = {};
+  // flow: what lies between ranks and devices; which of these links, in order, each rank and each device is behind.
+  std::vector<MemoryLink> links = {};
+  std::vector<std::vector<std::int32_t>> rank_links = {};
+  std::vector<std::vector<std::int32_t>> device_links = {};
 
   // A level of the user's own: what an access takes alone, asked once per (device, channel, is_store, bytes); and which
   // queue serves it, if any, asked once per (rank, device, channel).
@@ -93,13 +107,20 @@ class MemoryModel {
 
   // Counts `times` accesses of a contention-free memory that were timed and not requested.
   void count_timed(const MemoryAccess& access, std::int64_t times);
-  const MemoryUse& use() const { return use_; }
+  virtual MemoryUse use() const { return use_; }
+  // What its links carried so far, where it has some.
+  virtual std::vector<LinkUse> link_use() const { return {}; }
 
  protected:
   void count(const MemoryAccess& access, std::int64_t times = 1);
 
   MemoryUse use_;
 };
+
+// Over which devices of a level of MEMORY_DEVICES an access of this one goes.
+std::vector<std::int32_t> interleaved_devices(const MemoryLevel& level, std::int32_t device);
+// Raises std::invalid_argument if the level has no such device. One that computes cannot be interleaved.
+void check_device(const MemoryLevel& level, const std::string& where, std::int32_t device, bool is_pim);
 
 // Returns nothing for NO_MEMORY_EXPANSION. `where` names the level in messages.
 std::unique_ptr<MemoryModel> make_memory(const MemoryLevel& level, const char* where, Network& network,

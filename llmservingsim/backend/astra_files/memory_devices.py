@@ -7,7 +7,7 @@ from typing import Any, cast, get_args
 
 from msgspec.structs import replace
 
-from llmservingsim.backend.config import MEMORY_DEVICES, Discipline, MemoryLevelModel, MemoryRateModel
+from llmservingsim.backend.config import MEMORY_DEVICES, Discipline, MemoryLevelModel, MemoryLinkModel, MemoryRateModel
 from llmservingsim.backend.fields import Fields
 from llmservingsim.errors import TraceError
 
@@ -31,8 +31,24 @@ def read_devices(fields: Fields) -> MemoryLevelModel:
         MemoryRateModel(int(latency), float(read), float(write)) for latency, read, write in zip(*columns, strict=True)
     ]
     return MemoryLevelModel(
-        MEMORY_DEVICES, num_devices=len(rates), discipline=discipline, channels=channels, rates=rates
+        MEMORY_DEVICES,
+        num_devices=len(rates),
+        discipline=discipline,
+        channels=channels,
+        rates=rates,
+        interleaves=fields.lists("interleaves"),
+        links=_links(fields),
+        rank_links=fields.lists("rank-links"),
+        device_links=fields.lists("device-links"),
     )
+
+
+def _links(fields: Fields) -> list[MemoryLinkModel]:
+    if "link-bw" not in fields:
+        return []
+    bandwidths, latencies = fields.array("link-bw", float), fields.array("link-latency", int)
+    fields.require("link-latency", len(latencies) == len(bandwidths), "a number per link, as in link-bw")
+    return [MemoryLinkModel(float(b), int(latency)) for b, latency in zip(bandwidths, latencies, strict=True)]
 
 
 def devices_section(path: Path, level: MemoryLevelModel) -> dict[str, Any]:
@@ -52,4 +68,15 @@ def devices_section(path: Path, level: MemoryLevelModel) -> dict[str, Any]:
         "mem-latency": [r.latency_ns for r in rates],
         "mem-bw": [r.bandwidth_gbps for r in rates],
         "mem-write-bw": [r.write_bandwidth_gbps for r in rates],
+        **({"interleaves": level.interleaves} if level.interleaves else {}),
+        **(_links_section(level) if level.discipline == "flow" else {}),
+    }
+
+
+def _links_section(level: MemoryLevelModel) -> dict[str, Any]:
+    return {
+        "link-bw": [link.bandwidth_gbps for link in level.links],
+        "link-latency": [link.latency_ns for link in level.links],
+        "rank-links": level.rank_links,
+        "device-links": level.device_links,
     }

@@ -2,15 +2,23 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from llmservingsim.backend import MemoryAccess, MemoryLevelModel, MemoryModel, NativeBackend, NetworkModel
-from llmservingsim.backend.astra_files import write_memory
+from llmservingsim.backend import (
+    MemoryAccess,
+    MemoryLevelModel,
+    MemoryLinkModel,
+    MemoryModel,
+    MemoryRateModel,
+    NativeBackend,
+    NetworkModel,
+)
+from llmservingsim.backend.astra_files import read_memory, write_memory
 from llmservingsim.errors import PluginError, TraceError
 from llmservingsim.graph import Graph, MemoryLocation, Node, NodeType
 
@@ -66,6 +74,65 @@ def test_an_access_of_a_device_in_the_network_ends_with_its_message() -> None:
     assert finish(backend(level), [load(device=1)]) == [15]
 
 
+def test_a_buffer_is_filled_behind_the_end_of_a_graph_and_awaited_by_the_next() -> None:
+    """Loads of 15 ns, from 10 on; each rank fills one buffer after the other, and both take turns at the device."""
+    native = backend(devices())
+    ahead = [replace(load(tag=tag), data_deps=(0,)) for tag in (1, 2)]
+    first = native.register(Graph.from_nodes([Node("comp", NodeType.COMP, duration_ns=10), *ahead], [(0, 1)]))
+    awaiting = [load(tag=-tag, size_bytes=0) for tag in (1, 2, 3)]
+    then = [native.register(Graph.from_nodes([node], [(0,)])) for node in awaiting]
+    ticket = native.submit(first)
+    assert native.advance(FOREVER) == [ticket]
+    assert native.now_ns == 10
+    ends = {native.submit(graph): tag for graph, tag in zip(then, (1, 2, 3), strict=True)}
+    found = {}
+    while len(found) < 3:
+        for done in native.advance(FOREVER):
+            found[ends[done]] = native.now_ns
+    # Nobody asked to fill buffer 3.
+    assert found == {1: 10 + 15, 2: 10 + 3 * 15, 3: 10}
+    assert native.memory_use()["cxl"].bytes_loaded == 400
+
+
+def test_a_buffer_that_is_filled_twice_is_awaited_as_it_is_asked_last() -> None:
+    native = backend(devices())
+    assert finish(native, [load(tag=1), load(tag=1), load(tag=-1, size_bytes=0, data_deps=(0, 1))]) == [30]
+
+
+def test_links_of_a_level_are_written_and_read(tmp_path: Path) -> None:
+    level = MemoryLevelModel(
+        "MEMORY_DEVICES",
+        discipline="flow",
+        num_devices=2,
+        rates=[MemoryRateModel(7, 10.0, 5.5), MemoryRateModel(0, 20.0, 0.0)],
+        interleaves=[[0, 1]],
+        links=[MemoryLinkModel(31.5, 25), MemoryLinkModel(63.0)],
+        rank_links=[[0], [0], [1], []],
+        device_links=[[1], []],
+    )
+    path = tmp_path / "memory.json"
+    write_memory(path, MemoryModel(cxl=level), 4, "llmservingsim")
+    assert read_memory(path, "llmservingsim") == MemoryModel(cxl=level)
+    path.write_text(path.read_text().replace('"link-latency": [', '"link-latency": [1,'))
+    with pytest.raises(TraceError, match=r"link-latency: expected a number per link, as in link-bw"):
+        read_memory(path, "llmservingsim")
+
+
+def test_an_access_flows_over_the_links_of_its_rank_and_its_device() -> None:
+    """Ranks 0 and 1 share a port of 4, rank 2 has one of 8 before the device of 10: 2, 2 and 6 bytes/ns; then all 8."""
+    level = devices(
+        discipline="flow",
+        links=[MemoryLinkModel(4.0), MemoryLinkModel(8.0)],
+        rank_links=[[0], [0], [1], []],
+        device_links=[[]],
+    )
+    sizes = (200, 200, 680)
+    nodes = [load(rank_class=c, size_bytes=size) for c, size in enumerate(sizes)]
+    native = backend(level)
+    assert finish(native, nodes, [(0,), (1,), (2,)]) == [105, 105, 100 + 10 + 5]
+    assert native.memory_link_use()["cxl"] == [(400, 100), (0, 0), (680, 110), (0, 0), (1080, 110)]
+
+
 def test_computing_in_memory_occupies_its_channel_and_no_slot() -> None:
     """7 + 15 ns each: two in one channel, one in another, beside a COMP node and a load."""
     nodes = [load(type=NodeType.PIM_COMP, duration_ns=7, channel=c) for c in (0, 0, 1)]
@@ -119,7 +186,7 @@ def test_an_access_larger_than_its_device_is_refused_when_it_is_submitted() -> N
 @pytest.mark.parametrize(
     ("level", "message"),
     [
-        (devices(discipline="lifo"), "memory: cxl discipline 'lifo' is not one of fifo, shared"),
+        (devices(discipline="lifo"), "memory: cxl discipline 'lifo' is not one of fifo, flow, shared"),
         (devices(discipline="shared", channels=2), "memory: cxl channels is for discipline fifo"),
         (devices(endpoints=[4]), "memory: cxl endpoint 4 is not below 4"),
         (devices(endpoints=[0, 1]), "memory: cxl endpoints must name one device of the network per memory device (1)"),

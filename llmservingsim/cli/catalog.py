@@ -17,12 +17,15 @@ from llmservingsim.config.catalog import (
     AcceleratorSpec,
     ModelSpec,
     NetworkEntry,
+    PimSpec,
     catalogued_accelerators,
     catalogued_models,
     catalogued_networks,
+    catalogued_pim,
     find_accelerator,
     find_model,
     find_network,
+    find_pim,
     load_accelerators,
 )
 from llmservingsim.model import kv_bytes_per_token, num_parameters
@@ -37,6 +40,7 @@ class Kind(StrEnum):
     HARDWARE = "hardware"
     MODELS = "models"
     NETWORKS = "networks"
+    PIM = "pim"
 
 
 def catalog(
@@ -46,7 +50,10 @@ def catalog(
     models: Annotated[list[Path], typer.Option(help="Directory of model files; repeatable.")] = [],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the accelerators, models or networks that the simulator knows, or show one of them."""
+    """List the accelerators, models, networks or memories that compute that the simulator knows, or show one of them.
+
+    A memory that computes may also be a DRAMSim3 .ini file.
+    """
     own = load_accelerators(hardware) if hardware else {}
     if name is not None:
         entry = _find(kind, name, own, models)
@@ -55,15 +62,19 @@ def catalog(
         _list_hardware([*catalogued_accelerators().values(), *own.values()], as_json=as_json)
     elif kind is Kind.MODELS:
         _list_models(as_json=as_json)
-    else:
+    elif kind is Kind.NETWORKS:
         _list_networks(as_json=as_json)
+    else:
+        _list_pim(as_json=as_json)
 
 
 def _find(
     kind: Kind, name: str, own: Mapping[str, AcceleratorSpec], models: Sequence[Path]
-) -> AcceleratorSpec | ModelSpec | NetworkEntry:
+) -> AcceleratorSpec | ModelSpec | NetworkEntry | PimSpec:
     if kind is Kind.HARDWARE:
         return find_accelerator(name, own)
+    if kind is Kind.PIM:
+        return find_pim(name, Path())
     return find_model(name, models) if kind is Kind.MODELS else find_network(name)
 
 
@@ -121,4 +132,24 @@ def _list_networks(*, as_json: bool) -> None:
     for entry in entries:
         shape = build_network(parse_topology(entry.topology, entry.name)).npus_count
         table.add_row(entry.name, entry.topology["kind"], " x ".join(map(str, shape)), entry.description)
+    _print(table)
+
+
+def _list_pim(*, as_json: bool) -> None:
+    entries = list(catalogued_pim().values())
+    if as_json:
+        print(msgspec.json.encode(entries).decode())
+        return
+    table = Table(Column("name", no_wrap=True), "DRAM", "device", "channels", "bus", "units see", "peak", "units")
+    for entry in entries:
+        table.add_row(
+            entry.name,
+            entry.protocol,
+            format_size(entry.device_bytes),
+            str(entry.channels),
+            f"{entry.channels * entry.channel_bandwidth / 1e9:,.1f} GB/s",
+            f"{entry.channels * entry.internal_bandwidth / 1e9:,.1f} GB/s",
+            f"{entry.channels * entry.flops / 1e12:,.2f} TFLOP/s",
+            f"{entry.channels * entry.units} ({entry.unit_place})",
+        )
     _print(table)

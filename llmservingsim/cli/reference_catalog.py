@@ -9,9 +9,11 @@ from llmservingsim.cli.markdown import literal, table
 from llmservingsim.config.catalog import (
     AcceleratorSpec,
     NetworkEntry,
+    PimSpec,
     catalogued_accelerators,
     catalogued_models,
     catalogued_networks,
+    catalogued_pim,
     find_model,
 )
 from llmservingsim.model import kv_bytes_per_token, num_parameters
@@ -19,7 +21,7 @@ from llmservingsim.units import format_size
 
 
 def catalog_page(notice: str) -> str:
-    """Accelerators, models and networks with their numbers and where these come from, below ``notice``."""
+    """Accelerators, models, networks and memories with their numbers and where these come from, below ``notice``."""
     accelerators = list(catalogued_accelerators().values())
     parts = [notice, "# Catalogue\n"]
     parts.append(
@@ -48,7 +50,7 @@ def catalog_page(notice: str) -> str:
     parts.append(
         "Which families this version simulates stands in the [README](../../README.md#limits-of-this-version).\n"
     )
-    return "\n".join([*parts, *_networks()])
+    return "\n".join([*parts, *_networks(), *_memories()])
 
 
 def _networks() -> Iterator[str]:
@@ -63,6 +65,35 @@ def _networks() -> Iterator[str]:
         also = f" Also known as {', '.join(entry.aliases)}." if entry.aliases else ""
         lead = f"### {entry.name}\n\n`kind: {entry.topology['kind']}`. {entry.description}.{also}\n"
         yield f"{lead}\n{table(('key', 'value', 'source'), rows)}"
+
+
+def _memories() -> Iterator[str]:
+    """Memories that compute with their values and where these come from."""
+    entries = list(catalogued_pim().values())
+    yield (
+        "## Memory that computes\n\nPer device: what its buses move, and what reaches its units while rows are open. "
+        "[The device models](../concepts/pim.md) say what the keys mean for the time of an operator. Timings are clock "
+        "cycles.\n"
+    )
+    columns = ("name", "DRAM", "memory", "channels", "bus", "units see", "peak", "units", "aliases")
+    yield table(columns, [_memory_row(entry) for entry in entries])
+    for entry in entries:
+        rows = [(f"`{key}`", literal(getattr(entry, key)), source) for key, source in entry.source.items()]
+        yield f"### {entry.name}\n\n{table(('key', 'value', 'source'), rows)}"
+
+
+def _memory_row(entry: PimSpec) -> tuple[str, ...]:
+    return (
+        entry.name,
+        entry.protocol,
+        format_size(entry.device_bytes),
+        str(entry.channels),
+        f"{entry.channels * entry.channel_bandwidth / 1e9:,.1f} GB/s",
+        f"{entry.channels * entry.internal_bandwidth / 1e9:,.1f} GB/s",
+        f"{entry.channels * entry.flops / 1e12:,.2f} TFLOP/s",
+        f"{entry.channels * entry.units} ({entry.unit_place})",
+        ", ".join(entry.aliases) or "-",
+    )
 
 
 def _value_at(entry: NetworkEntry, path: str) -> str:

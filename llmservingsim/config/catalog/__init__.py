@@ -1,4 +1,4 @@
-"""What the simulator knows by name: accelerators, models and networks, as numbers with their sources."""
+"""What the simulator knows by name: accelerators, models, networks and memories that compute, each number sourced."""
 
 from llmservingsim.config.catalog.accelerator import (
     AcceleratorSpec,
@@ -13,6 +13,7 @@ from llmservingsim.config.catalog.hf_config import from_hf_config
 from llmservingsim.config.catalog.model import ModelFamily, ModelSpec
 from llmservingsim.config.catalog.models import catalogued_models, find_model
 from llmservingsim.config.catalog.network import NetworkEntry, catalogued_networks, find_network
+from llmservingsim.config.catalog.pim import PimSpec, catalogued_pim, find_pim
 
 __all__ = [
     "AcceleratorSpec",
@@ -20,14 +21,17 @@ __all__ = [
     "ModelFamily",
     "ModelSpec",
     "NetworkEntry",
+    "PimSpec",
     "PowerSpec",
     "PriceSpec",
     "catalogued_accelerators",
     "catalogued_models",
     "catalogued_networks",
+    "catalogued_pim",
     "find_accelerator",
     "find_model",
     "find_network",
+    "find_pim",
     "from_hf_config",
     "load_accelerators",
 ]

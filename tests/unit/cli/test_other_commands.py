@@ -63,7 +63,13 @@ def test_a_file_that_cannot_be_written_is_named(cli: Cli, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [("hardware", "H100"), ("models", "meta-llama/Llama-3.1-8B"), ("networks", "DGX-H100")]
+    ("kind", "name"),
+    [
+        ("hardware", "H100"),
+        ("models", "meta-llama/Llama-3.1-8B"),
+        ("networks", "DGX-H100"),
+        ("pim", "GDDR6-AiM"),
+    ],
 )
 def test_the_catalogue_lists_and_shows(cli: Cli, kind: str, name: str) -> None:
     assert name.rsplit("/", maxsplit=1)[-1] in cli("catalog", kind).out

@@ -37,6 +37,7 @@ class LatencyChoice:
 
     Attributes:
         spec: What the run file says.
+        model: Of the instance; a drafter is another.
         hardware: As it names the accelerator.
         accelerator: Its catalogue entry.
         kv_cache_dtype: Of cached keys and values.
@@ -45,6 +46,7 @@ class LatencyChoice:
     """
 
     spec: LatencySpec
+    model: ModelSpec
     hardware: str
     accelerator: AcceleratorSpec
     kv_cache_dtype: str
@@ -105,7 +107,7 @@ class LatencyChoice:
 
     def _table(self, model: ModelSpec, layout: ParallelLayout) -> LatencySource:
         spec = self.spec.table
-        if spec is None:
+        if spec is None or model != self.model:
             raise ConfigError("latency_source: a table times the model alone; expected 'roofline' or 'bundle' here")
         if spec.tensor_parallel_size != layout.tp:
             raise ConfigError(

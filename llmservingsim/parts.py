@@ -314,11 +314,15 @@ class Parts:
         self, libraries: Libraries, model: ModelSpec, layout: ParallelLayout, source: str
     ) -> LatencySource:
         """Build what times the operators of the model, or of its drafter."""
-        spec = self.serving.latency
-        if model != self.model:  # a table is the model's
-            spec = msgspec.structs.replace(spec, table=None)
-        hardware, kv_cache_dtype = self.spec.hardware, self.serving.kv_cache_dtype
-        choice = LatencyChoice(spec, hardware, self.accelerator, kv_cache_dtype, libraries.profiles, libraries.base)
+        choice = LatencyChoice(
+            spec=self.serving.latency,
+            model=self.model,
+            hardware=self.spec.hardware,
+            accelerator=self.accelerator,
+            kv_cache_dtype=self.serving.kv_cache_dtype,
+            profiles=libraries.profiles,
+            base=libraries.base,
+        )
         return choice.source(model, layout, source)
 
 

@@ -53,8 +53,9 @@ validate-astra: $(VENV)/.dev ## Compare with every reference run of ASTRA-sim, w
 fuzz: $(VENV)/.dev ## Give `llmservingsim astra` spoilt inputs for FUZZ_MINUTES; fails if one is neither run nor refused
 	$(BIN)/python benchmarks/fuzz_astra.py --minutes $(FUZZ_MINUTES)
 
-docs: $(VENV)/.dev ## Write the generated reference pages
+docs: $(VENV)/.dev ## Write the generated reference pages, and what commands print on the others
 	$(BIN)/python -m llmservingsim.cli.reference docs/reference
+	$(BIN)/python tests/tidy/refresh_pages.py
 
 changelog: $(VENV)/.dev ## Show what changelog.d/ would add to CHANGELOG.md
 	$(BIN)/towncrier build --draft --version next

@@ -19,17 +19,9 @@ from llmservingsim.defaults import Serving, with_vllm_defaults
 from llmservingsim.errors import CapacityError, ConfigError, located
 from llmservingsim.experts import expert_parts, plan_routing
 from llmservingsim.instance import DeviceMemory, Instance
-from llmservingsim.latency import (
-    BundleSource,
-    LatencySource,
-    OlderBundleSource,
-    OperatorTableSource,
-    RooflineSource,
-    at_clock,
-    find_bundle,
-    is_older,
-)
+from llmservingsim.latency import LatencySource, RooflineSource, at_clock
 from llmservingsim.latency.pim.device import PimDevice
+from llmservingsim.latency_choice import LatencyChoice
 from llmservingsim.memories import Memories
 from llmservingsim.model import (
     EVERYTHING,
@@ -62,7 +54,6 @@ from llmservingsim.trace import (
 )
 from llmservingsim.units import format_size, parse_bandwidth, parse_power_w, parse_size_bytes
 
-_VARIANTS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "fp8": "fp8"}
 _KV_BLOCKS_MAX = 2**24
 
 
@@ -373,50 +364,19 @@ class Parts:
         self, libraries: Libraries, model: ModelSpec, layout: ParallelLayout, source: str
     ) -> LatencySource:
         """Build what times the operators of the model, or of its drafter, at the clock of the devices."""
-        full = self._full_clock_source(libraries, model, layout, source)
+        choice = LatencyChoice(
+            spec=self.serving.latency,
+            model=self.model,
+            hardware=self.spec.hardware,
+            accelerator=self.accelerator,
+            kv_cache_dtype=self.serving.kv_cache_dtype,
+            profiles=libraries.profiles,
+            base=libraries.base,
+        )
+        full = choice.source(model, layout, source)
         if self.clock == 1.0:
             return full
         return at_clock(full, RooflineSource(model, layout, self.accelerator), self.clock)
-
-    def _full_clock_source(
-        self, libraries: Libraries, model: ModelSpec, layout: ParallelLayout, source: str
-    ) -> LatencySource:
-        latency = self.serving.latency
-        if source == "auto":
-            source = "table" if latency.table else "bundle" if libraries.profiles else "roofline"
-        if source == "roofline":
-            return RooflineSource(model, layout, self.accelerator)
-        if source == "table":
-            return self._operator_table(libraries, model, layout)
-        if source == "bundle":
-            variant = latency.variant or _VARIANTS[model.dtype]
-            folder = find_bundle(libraries.profiles, self.spec.hardware, model.name, variant, layout.tp)
-            if is_older(folder):
-                return OlderBundleSource(folder, model, layout, self.accelerator, skew=latency.skew)
-            return BundleSource(
-                folder,
-                skew=latency.skew,
-                experts_per_token=model.experts_per_token,
-                expert_slices=layout.expert_slices,
-            )
-        arguments = (model, layout, self.accelerator)
-        known = {"bundle": None, "roofline": None, "table": None}
-        own: LatencySource = make_plugin("latency", source, known, arguments, ("latency_ns", "provenance"))
-        return own
-
-    def _operator_table(self, libraries: Libraries, model: ModelSpec, layout: ParallelLayout) -> LatencySource:
-        """Read the table of the instance's model."""
-        spec = self.serving.latency.table
-        if spec is None or model != self.model:
-            raise ConfigError("latency_source: a table times the model alone; expected 'roofline' or 'bundle' here")
-        if spec.tensor_parallel_size != layout.tp:
-            raise ConfigError(
-                f"latency.table.tensor_parallel_size: the table was made for {spec.tensor_parallel_size}, and the "
-                f"instance has {layout.tp}; expected a table of its own for each size"
-            )
-        return OperatorTableSource(
-            libraries.base / spec.path, spec, model, RooflineSource(model, layout, self.accelerator)
-        )
 
 
 def _computing_memory(builder: OffloadBuilder) -> ComputingMemory | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from llmservingsim.cli import astra_group, catalog, config, run, workload
+from llmservingsim.cli import astra_group, catalog, config, profile, run, workload
 from llmservingsim.errors import LLMServingSimError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app.command("run")(run.run)
 app.command("catalog")(catalog.catalog)
 app.add_typer(astra_group.app, name="astra")
 app.add_typer(config.app, name="config")
+app.add_typer(profile.app, name="profile")
 app.add_typer(workload.app, name="workload")
 
 

@@ -15,20 +15,37 @@ from llmservingsim.config.tier_spec import TierName, TierSpec
 from llmservingsim.units import parse_bandwidth, parse_power_w, parse_size_bytes
 
 
+class DatabaseSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which measured kernels of the package aiconfigurator-core are read.
+
+    Attributes:
+        engine: Whose kernels.
+        version: Of the engine; by default the newest.
+        system: As ``h100_sxm``; by default that of the instance's hardware.
+    """
+
+    engine: Literal["vllm", "sglang", "trtllm"] = "vllm"
+    version: str | None = None
+    system: str | None = None
+
+
 class LatencySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where operator latencies come from.
 
     Attributes:
-        source: ``bundle`` (measured), ``table`` (a CSV of your own), ``roofline`` (from the catalogue), or ``auto``:
-            table where one is stated, else bundle where profile directories were given, else roofline. A user's own
-            source is ``package.module:Class``, built with (model, layout, accelerator).
+        source: ``bundle`` (measured), ``table`` (a CSV of your own), ``aiconfigurator`` (measured kernels of that
+            package), ``roofline`` (from the catalogue), or ``auto``: table where one is stated; else bundle where
+            profile directories were given, or one ships with the simulator; else roofline. A user's own source is
+            ``package.module:Class``, built with (model, layout, accelerator).
         variant: Folder of the bundle, by default the dtype (``bf16``).
+        database: Of ``aiconfigurator``.
         skew: Whether uneven decode batches are bounded by a model fitted to the bundle's ``skew.csv``.
         table: Operator times of your own, for one model.
     """
 
     source: str = "auto"
     variant: str | None = None
+    database: DatabaseSpec = DatabaseSpec()
     skew: Literal["fitted", "off"] = "fitted"
     table: OperatorTableSpec | None = None
 

@@ -3,22 +3,35 @@
 from llmservingsim.latency.bundle import BundleSource
 from llmservingsim.latency.bundle_v0 import OlderBundleSource
 from llmservingsim.latency.clocked import at_clock
+from llmservingsim.latency.database_source import DatabaseSource, MeasuredKernels
 from llmservingsim.latency.drafter import DrafterBundleSource
-from llmservingsim.latency.find import find_bundle, is_older
+from llmservingsim.latency.find import SHIPPED, find_bundle, is_older, shipped_model
+from llmservingsim.latency.freeze import VARIANTS, freeze_name, write_bundle, write_collectives
+from llmservingsim.latency.kernel_database import KernelDatabase, system_of
 from llmservingsim.latency.operator_table import OperatorTableSource
 from llmservingsim.latency.roofline import RooflineSource
 from llmservingsim.latency.source import ExpertLatencySource, ExpertWork, LatencySource
 
 __all__ = [
+    "SHIPPED",
+    "VARIANTS",
     "BundleSource",
+    "DatabaseSource",
     "DrafterBundleSource",
     "ExpertLatencySource",
     "ExpertWork",
+    "KernelDatabase",
     "LatencySource",
+    "MeasuredKernels",
     "OlderBundleSource",
     "OperatorTableSource",
     "RooflineSource",
     "at_clock",
     "find_bundle",
+    "freeze_name",
     "is_older",
+    "shipped_model",
+    "system_of",
+    "write_bundle",
+    "write_collectives",
 ]

@@ -2,7 +2,8 @@
 
 ``<profiles>/<hardware>/<model>/<variant>/tp<N>/`` holds ``dense.csv``, ``per_sequence.csv`` and ``attention.csv``
 with times in microseconds. ``moe.csv`` of a mixture of experts is measured for whole experts, so it stands under
-``tp1``.
+``tp1``. A bundle whose kernels were measured on prompt chunks and on decodes apart has a ``prefills.csv`` too, and no
+mixed batch in ``attention.csv``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from llmservingsim.errors import ProfileError, nearest, one_of
 from llmservingsim.latency.expert_table import ExpertTable
+from llmservingsim.latency.kernel_attention import KernelAttention
 from llmservingsim.latency.skew import SkewModel
 from llmservingsim.latency.source import ExpertWork
 from llmservingsim.latency.tables import DecodeTable, LinearTable
@@ -26,6 +28,8 @@ from llmservingsim.shapes import BatchShape
 from llmservingsim.units import NS_PER_US
 
 _ATTENTION_COLUMNS = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us")
+PREFILLS = "prefills.csv"
+PREFILL_COLUMNS = ("prefills", "prefill_chunk", "kv_prefill", "time_us")
 _MOE_COLUMNS = ("tokens", "activated_experts", "time_us")
 _PER_SEQUENCE = frozenset({"lm_head", "sampler"})
 
@@ -48,12 +52,13 @@ class BundleSource:
         self, folder: Path, *, skew: str = "fitted", experts_per_token: int = 0, expert_slices: int = 1
     ) -> None:
         self.folder = folder
-        self._dense = _read_layers(folder / "dense.csv", "tokens")
-        self._per_sequence = _read_layers(folder / "per_sequence.csv", "sequences")
-        rows = _read_attention(folder / "attention.csv")
+        self._dense = read_layers(folder / "dense.csv", "tokens")
+        self._per_sequence = read_layers(folder / "per_sequence.csv", "sequences")
+        rows = read_attention(folder)
         prefill = rows[:, 0] > 0
         self._decode = _decode_table(rows[~prefill], folder / "attention.csv")
-        self._varlen = VarlenAttention(rows[prefill])
+        self._apart = _read_apart(folder, self._decode)
+        self._varlen = VarlenAttention(rows[prefill]) if self._apart is None else None
         self._skew = SkewModel.load(folder / "skew.csv", self._decode, mode=skew)
         self._extrapolated: Counter[str] = Counter()
         self._expert_slices = expert_slices
@@ -92,7 +97,7 @@ class BundleSource:
     def _moe_rows(self) -> NDArray[np.float64]:
         """Measured with whole experts, so in the folder of one rank."""
         path = next((p for p in (self.folder, self.folder.parent / "tp1") if (p / "moe.csv").is_file()), self.folder)
-        return _read_experts(path / "moe.csv")
+        return read_experts(path / "moe.csv")
 
     def provenance(self) -> dict[str, object]:
         """Name the folder, the skew model and the extrapolations."""
@@ -104,10 +109,10 @@ class BundleSource:
         }
 
     def _attention_us(self, shape: BatchShape) -> float:
-        if shape.prefills:
-            if not self._varlen.covers(shape):
+        if (of_any := self._apart or (self._varlen if shape.prefills else None)) is not None:
+            if not of_any.covers(shape):
                 self._extrapolated["attention"] += 1
-            return self._varlen.at(shape)
+            return of_any.at(shape)
         count = shape.num_decodes
         if not count:
             return 0.0
@@ -115,6 +120,7 @@ class BundleSource:
         if not self._decode.covers(count, mean_kv):
             self._extrapolated["attention"] += 1
         decode = max(self._decode.at(count, mean_kv), self._skew.bound_us(shape))
+        assert self._varlen is not None
         return max(decode, self._varlen.of_verification(shape)) if shape.draft_pairs else decode
 
 
@@ -133,23 +139,46 @@ def _columns(points: list[tuple[float, float]]) -> tuple[list[float], list[float
     return [size for size, _ in points], [time for _, time in points]
 
 
-def _read_attention(path: Path) -> NDArray[np.float64]:
+def _read_apart(folder: Path, decode: DecodeTable) -> KernelAttention | None:
+    """Read kernels that were measured apart; ``meta.yaml`` tells how they run together."""
+    path = folder / PREFILLS
+    if not path.is_file():
+        return None
+    import yaml
+
+    rows = load_rows(path, PREFILL_COLUMNS)
+    meta = folder / "meta.yaml"
+    try:
+        told = yaml.safe_load(meta.read_text(encoding="utf-8")) if meta.is_file() else {}
+        return KernelAttention(rows, decode, float(told.get("tiles_per_decode", 0.0)))
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+        raise ProfileError(f"{meta}: expected a table with a number tiles_per_decode: {error}") from error
+
+
+def read_attention(folder: Path) -> NDArray[np.float64]:
+    """Read the rows of ``attention.csv``, shape ``[points, 5]``: chunk, its context, decodes, KV of each, time."""
+    path = folder / "attention.csv"
     rows = np.empty((0, len(_ATTENTION_COLUMNS)))
     if next(_read(path, _ATTENTION_COLUMNS), None):
-        rows = _load(path, _ATTENTION_COLUMNS)
-    if not (rows[:, 0] > 0).any():
+        rows = load_rows(path, _ATTENTION_COLUMNS)
+    if not (rows[:, 0] > 0).any() and not (folder / PREFILLS).is_file():
         raise ProfileError(f"{path}: holds no prefill batch (a row with prefill_chunk > 0)")
     return rows
 
 
-def _read_experts(path: Path) -> NDArray[np.float64]:
+def read_experts(path: Path) -> NDArray[np.float64]:
+    """Read the rows of ``moe.csv``, shape ``[points, 3]``: tokens, activated experts, time."""
     if next(_read(path, _MOE_COLUMNS), None) is None:
         raise ProfileError(f"{path}: holds no row")
-    return _load(path, _MOE_COLUMNS)
+    return load_rows(path, _MOE_COLUMNS)
 
 
-def _load(path: Path, columns: Sequence[str]) -> NDArray[np.float64]:
-    """Read rows of numbers: all at once, which is quick, and again one by one if any of them is wrong."""
+def load_rows(path: Path, columns: Sequence[str]) -> NDArray[np.float64]:
+    """Read rows of numbers: all at once, which is quick, and again one by one if any of them is wrong.
+
+    Raises:
+        ProfileError: If the file is missing or malformed.
+    """
     try:
         rows = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2, comments=None)
         if rows.shape[1] == len(columns) and np.isfinite(rows).all() and rows.min() >= 0 and rows[:, -1].min() > 0:
@@ -159,14 +188,26 @@ def _load(path: Path, columns: Sequence[str]) -> NDArray[np.float64]:
     return np.array([_numbers(path, line, cells, columns) for line, cells in _read(path, columns)])
 
 
-def _read_layers(path: Path, size_column: str) -> dict[str, LinearTable]:
+def read_layers(path: Path, size_column: str) -> dict[str, LinearTable]:
     """Read layer,<size>,time_us into a table per layer."""
+    return {
+        layer: LinearTable([size for size, _ in points], [time_us for _, time_us in points])
+        for layer, points in read_points(path, size_column).items()
+    }
+
+
+def read_points(path: Path, size_column: str) -> dict[str, list[tuple[float, float]]]:
+    """Read layer,<size>,time_us; return the (size, time) pairs of each layer, rising.
+
+    Raises:
+        ProfileError: If the file is missing or malformed.
+    """
     columns = ("layer", size_column, "time_us")
     points: dict[str, list[tuple[float, float]]] = {}
     for line, cells in _read(path, columns):
         size, time_us = _numbers(path, line, cells, columns)
         points.setdefault(cells[0], []).append((size, time_us))
-    return {layer: LinearTable(*_columns(measured)) for layer, measured in points.items()}
+    return {layer: sorted(measured) for layer, measured in points.items()}
 
 
 def _read(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:

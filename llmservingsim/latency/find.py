@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
+from llmservingsim.config.catalog import ModelSpec, find_model
 from llmservingsim.errors import ProfileError, nearest, one_of
 
 
@@ -38,6 +41,28 @@ def find_bundle(profiles: Sequence[Path], hardware: str, model: str, variant: st
         f"no profile of {model} on {hardware} ({variant}, tp {tp}): {closest.problem}. "
         "Give --profiles DIR, or set latency.source to 'roofline'"
     )
+
+
+SHIPPED = Path(__file__).parents[1] / "profiles"
+"""The bundles that come with the simulator."""
+
+
+def shipped_model(hardware: str, model: ModelSpec, variant: str, tp: int) -> str | None:
+    """Return the model whose bundle comes with the simulator and is as good for ``model``, if there is one.
+
+    A model that was trained on from another has its operators.
+    """
+    root = SHIPPED / hardware
+    there = [path.parents[1] for path in root.glob(f"*/*/{variant}/tp{tp}")] if root.is_dir() else []
+    names = sorted(path.relative_to(root).as_posix() for path in there)
+    if model.name in names:
+        return model.name
+    return next((name for name in names if _shape(find_model(name)) == _shape(model)), None)
+
+
+def _shape(model: ModelSpec) -> ModelSpec:
+    """A model without what changes no operator."""
+    return msgspec.structs.replace(model, name="", max_position_embeddings=1)
 
 
 def is_older(folder: Path) -> bool:

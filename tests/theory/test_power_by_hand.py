@@ -184,7 +184,8 @@ def activity(*rows: tuple[int, int, int, int]) -> Activity:
     """Graphs as (begin, end, prompt tokens, decodes), in ms."""
     begin, end, prompt, decodes = np.array(rows, dtype=np.int64).reshape(-1, 4).T
     nothing = np.zeros(len(rows), dtype=np.int64)
-    return Activity(begin * MS, end * MS, (end - begin) * MS, nothing, nothing, nothing, prompt, decodes)
+    known = (begin * MS, end * MS, (end - begin) * MS, nothing, nothing, nothing, prompt, decodes)
+    return Activity(*known, *[nothing] * (len(Activity._fields) - len(known)))
 
 
 def test_a_mixed_batch_is_split_by_what_each_part_takes_alone() -> None:

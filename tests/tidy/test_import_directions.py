@@ -90,8 +90,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "astra_sim": {"backend", "trace"},
     "offload_plan": {"config", "latency", "model", "trace", "memories"},
     "offloaded": RUN - {"report"} | {"instance"},
+    "latency_choice": {"config", "latency", "model"},
     "parts": RUN - {"report"}
     | {
+        "latency_choice",
         "instance",
         "pipeline",
         "experts",

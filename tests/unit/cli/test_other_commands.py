@@ -36,7 +36,7 @@ def test_config_check_tells_what_each_instance_would_have(cli: Cli, write_config
     path = write_config({"nodes": [{"instances": [{"model": "meta-llama/Llama-3.1-8B", "hardware": "H100"}]}]})
     code, out, err = cli("config", "check", path)
     assert (code, err) == (0, "")
-    assert "instance 0: meta-llama/Llama-3.1-8B on 1 device(s), roofline latencies" in out
+    assert "instance 0: meta-llama/Llama-3.1-8B on 1 device(s), bundle latencies" in out
     assert "weights" in out
     assert "-14.96 GiB" in out  # 8.03e9 parameters of 2 bytes
     assert out.endswith("run.json: ok\n")

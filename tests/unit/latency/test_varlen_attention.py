@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from synthetic_bundle import attention_rows, batch, mixed_us
 
-from llmservingsim.latency.varlen_attention import VarlenAttention, _batch_features, _grid_features, _tensor
+from llmservingsim.latency.tiles import LogGrid
+from llmservingsim.latency.varlen_attention import VarlenAttention, _batch_features, _grid_features
 
 AXES = ([16, 64, 256], [0, 64, 1024, 4096], [0, 1, 8, 64], [16, 128, 1024])
 
@@ -19,8 +20,8 @@ def linear_in_logarithms(points):
 
 
 def tensor_at(points, values, wanted):
-    axes, tensor = _tensor(points, values)
-    return tensor[tuple(np.searchsorted(axis, wanted[:, i]) for i, axis in enumerate(axes))]
+    grid = LogGrid(points, values, order=(3, 1, 0, 2))
+    return np.array([grid.at(point) for point in wanted])
 
 
 def test_gaps_between_measured_points_are_filled_by_interpolation_over_logarithms():
@@ -42,11 +43,10 @@ def test_a_gap_at_the_edge_takes_the_nearest_known_value(axis, edge, kv):
 
 def test_a_point_measured_once_fills_every_gap_of_its_tensor():
     points = np.array([[16, 0, 0, 0], [64, 128, 4, 512]], dtype=float)
-    axes, tensor = _tensor(points, np.array([1.0, 2.0]))
-    assert [len(axis) for axis in axes] == [2, 2, 2, 2]
-    assert np.isfinite(tensor).all()
-    assert tensor.min() == 1.0
-    assert tensor.max() == 2.0
+    grid = LogGrid(points, np.array([1.0, 2.0]), order=(3, 1, 0, 2))
+    corners = [grid.at(corner) for corner in product(*grid.axes)]
+    assert len(corners) == 16
+    assert {min(corners), max(corners)} == {1.0, 2.0}
 
 
 def test_the_features_of_a_grid_point_are_those_of_its_batch():

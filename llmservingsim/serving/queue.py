@@ -75,23 +75,27 @@ class FcfsQueue:
 class PriorityQueue:
     """Smallest (priority, arrival, id) first; preempted requests take their place by the same order.
 
-    A request that is taken out of the middle stays in the heap, marked, until it comes to the top.
+    The entry of a request that is taken out of the middle stays in the heap until it comes to the top. The request may
+    be queued again before that, and so may another form of it with the same key: entries are numbered.
     """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, int, int, Request]] = []
-        self._gone: set[Request] = set()
+        self._heap: list[tuple[int, int, int, int, Request]] = []
+        self._numbers: dict[Request, int] = {}  # of those that are queued
+        self._last = 0
 
     def __len__(self) -> int:
-        return len(self._heap) - len(self._gone)
+        return len(self._numbers)
 
     def __iter__(self) -> Iterator[Request]:
-        ordered = sorted(self._heap, key=lambda entry: entry[:3])
-        return (entry[-1] for entry in ordered if entry[-1] not in self._gone)
+        ordered = sorted(entry for entry in self._heap if self._is_queued(entry))
+        return (entry[-1] for entry in ordered)
 
     def add(self, request: Request) -> None:
         """Queue a request at its place."""
-        heapq.heappush(self._heap, (request.priority, request.arrival_ns, request.request_id, request))
+        self._last += 1
+        self._numbers[request] = self._last
+        heapq.heappush(self._heap, (request.priority, request.arrival_ns, request.request_id, self._last, request))
 
     put_back = add
 
@@ -101,15 +105,15 @@ class PriorityQueue:
 
     def pop(self) -> Request:
         """Remove and return the request with the smallest key."""
-        request = heapq.heappop(self._heap)[-1]
-        self._clear_top()
+        request = self.peek()
+        self.remove(request)
         return request
 
     def remove(self, request: Request) -> None:
         """Take a request out, wherever it stands."""
-        self._gone.add(request)
-        self._clear_top()
+        del self._numbers[request]
+        while self._heap and not self._is_queued(self._heap[0]):
+            heapq.heappop(self._heap)
 
-    def _clear_top(self) -> None:
-        while self._gone and self._heap[0][-1] in self._gone:
-            self._gone.remove(heapq.heappop(self._heap)[-1])
+    def _is_queued(self, entry: tuple[int, int, int, int, Request]) -> bool:
+        return self._numbers.get(entry[-1]) == entry[-2]

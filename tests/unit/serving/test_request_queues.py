@@ -54,13 +54,30 @@ def test_the_priority_order_survives_the_removal_of_the_first() -> None:
     assert drained(queue) == [1, 2, 3, 5, 6, 7]
 
 
+def test_a_request_that_was_taken_out_may_come_back_and_so_may_another_form_of_it() -> None:
+    """Its old entry is still in the heap, and must count neither as the new one nor against it."""
+    queue = PriorityQueue()
+    first, back, form = Request(0, 0, 1), Request(1, 1, 1, 1), Request(1, 1, 1, 1)
+    for request in (first, back):
+        queue.add(request)
+    queue.remove(back)
+    queue.add(form)
+    back.priority = 0
+    queue.add(back)
+    assert (len(queue), list(queue)) == (3, [first, back, form])
+    assert [queue.pop() for _ in range(3)] == [first, back, form]
+
+
 @given(
     st.booleans(),
-    st.lists(st.tuples(st.sampled_from(["add", "put_back", "pop", "remove"]), st.integers(0, 9)), max_size=60),
+    st.lists(
+        st.tuples(st.sampled_from(["add", "put_back", "pop", "remove", "return"]), st.integers(0, 9)), max_size=60
+    ),
 )
 def test_queues_do_what_a_list_would(by_priority: bool, steps: list[tuple[str, int]]) -> None:
     queue: RequestQueue = PriorityQueue() if by_priority else FcfsQueue()
     expected: list[Request] = []
+    gone: list[Request] = []
     for number, (step, value) in enumerate(steps):
         if step in ("add", "put_back"):
             request = Request(number, number, 1, value % 3)
@@ -69,8 +86,13 @@ def test_queues_do_what_a_list_would(by_priority: bool, steps: list[tuple[str, i
         elif expected and step == "pop":
             assert queue.peek() is expected[0]
             assert queue.pop() is expected.pop(0)
+        elif step == "return":
+            if gone:
+                expected.append(gone.pop())
+                queue.add(expected[-1])
         elif expected:
-            queue.remove(expected.pop(value % len(expected)))
+            gone.append(expected.pop(value % len(expected)))
+            queue.remove(gone[-1])
         if by_priority:
             expected.sort(key=lambda r: (r.priority, r.arrival_ns, r.request_id))
         assert list(queue) == expected

@@ -26,6 +26,12 @@ class Case:
     name: str
     workload: str
     overrides: tuple[str, ...] = ()
+    source: str = ""
+
+    @property
+    def title(self) -> str:
+        """The case, and where its latencies come from if not from the bundle made for it."""
+        return f"{self.name}, {self.source}" if self.source else self.name
 
 
 LLAMA_300 = "sharegpt_req300_rate10_llama"

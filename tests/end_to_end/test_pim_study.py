@@ -40,8 +40,8 @@ def test_the_study_takes_as_long_within_3_percent_and_as_much_energy_within_2(
 ) -> None:
     """What is over comes from what differs (docs/concepts/offloading.md): the context grows, and queues are longer.
 
-    Memory alone is up to 10 % apart: channels draw while the longest of them computes, and that program does not say how
-    it counts them.
+    Memory alone is up to 10 % apart: channels draw while the longest of them computes, and that program does not say
+    how it counts them.
     """
     result = study(config, *overrides)
     assert max(record.finish_ns or 0 for record in result.requests) / 1e9 == pytest.approx(found_s, rel=0.03)

@@ -19,7 +19,7 @@ RUN_OUTPUT := out/run
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench validate validate-astra fuzz docs changelog clean
+.PHONY: help run test lint format bench validate validate-astra fuzz explore docs changelog clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ validate-astra: $(VENV)/.dev ## Compare with every reference run of ASTRA-sim, w
 
 fuzz: $(VENV)/.dev ## Give `llmservingsim astra` spoilt inputs for FUZZ_MINUTES; fails if one is neither run nor refused
 	$(BIN)/python benchmarks/fuzz_astra.py --minutes $(FUZZ_MINUTES)
+
+explore: $(VENV)/.dev ## Run the property tests on examples that nobody has seen yet
+	HYPOTHESIS_PROFILE=explore $(BIN)/python -m pytest -n $(TEST_WORKERS) $(TEST_ARGS) tests/properties tests/end_to_end tests/contracts
 
 docs: $(VENV)/.dev ## Write the generated reference pages, and what commands print on the others
 	$(BIN)/python -m llmservingsim.cli.reference docs/reference

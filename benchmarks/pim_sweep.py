@@ -25,7 +25,7 @@ HALVES = 2
 
 def resolved(hardware: str, memory: str, *, offloads: bool) -> Run:
     """An instance whose host memory of 256 GiB computes, behind a PCIe link."""
-    instance: dict[str, Any] = {"model": MODEL, "hardware": hardware}
+    instance: dict[str, Any] = {"model": MODEL, "hardware": hardware, "latency": {"source": "roofline"}}
     host: dict[str, Any] = {"size": "256GiB", "bandwidth": "48GB/s", "latency": "1us", "pim": memory}
     if offloads:
         instance |= {"operators": {"attention": "cpu"}, "sub_batch_interleaving": "always"}

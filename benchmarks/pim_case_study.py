@@ -77,11 +77,13 @@ def energy_per_token(summary: dict[str, Any], tokens: int) -> float | None:
     return None if energy is None else energy["total"] / tokens
 
 
-def peer_results(name: str) -> tuple[float, float]:
-    """Seconds and tokens per second that the other program found."""
+def peer_results(name: str) -> tuple[float, float, float]:
+    """Seconds, tokens per second and energy of a token in J that the other program found."""
     lines = (STUDY / f"peer_{name}_b256_throughput.tsv").read_text().split("\n")[1:]
     rows = [(float(second), float(rate)) for second, rate in (line.split("\t") for line in lines if line)]
-    return rows[-1][0], sum(rate for _, rate in rows) / rows[-1][0]
+    heads, values = (STUDY / "peer_energy_per_token.tsv").read_text().split("\n")[:2]
+    energy = dict(zip(heads.split("\t"), map(float, values.split("\t")), strict=True))
+    return rows[-1][0], sum(rate for _, rate in rows) / rows[-1][0], energy[name.replace("_", "-")]
 
 
 def main() -> None:
@@ -89,7 +91,7 @@ def main() -> None:
     if not STUDY.is_dir():
         print(f"{STUDY} is not there: nothing to compare")
         return
-    columns = ("duration s", "tokens/s", "decode ms", "full ms", "J/token", "peer s", "peer tokens/s")
+    columns = ("duration s", "tokens/s", "decode ms", "full ms", "J/token", "peer s", "peer tokens/s", "peer J/token")
     print(f"{'case':<26}" + "".join(f"{column:>14}" for column in columns))
     for case in cases():
         found = simulate(case)
@@ -97,7 +99,7 @@ def main() -> None:
         cells = [f"{found.duration_s:.1f}", f"{found.tokens_per_s:.0f}", f"{found.decode_ms:.1f}"]
         cells += [f"{found.full_ms:.1f}", joules]
         peer = peer_results(case.peer) if case.peer else None
-        cells += [f"{peer[0]:.0f}", f"{peer[1]:.0f}"] if peer else ["-", "-"]
+        cells += [f"{peer[0]:.0f}", f"{peer[1]:.0f}", f"{peer[2]:.4f}"] if peer else ["-"] * 3
         print(f"{case.name:<26}" + "".join(f"{cell:>14}" for cell in cells))
 
 

@@ -21,11 +21,20 @@ PERCENT_KEYS = ("mean", "p50", "p90", "p99")
 
 @dataclass(frozen=True)
 class Case:
-    """A measured run: the folder that holds it, the trace that was sent, and what its config file leaves open."""
+    """A measured run: the folder that holds it, the trace that was sent, and what its config file leaves open.
+
+    ``source`` replaces ``latency.source``.
+    """
 
     name: str
     workload: str
     overrides: tuple[str, ...] = ()
+    source: str = ""
+
+    @property
+    def title(self) -> str:
+        """The case, and where its latencies come from if not from the bundle made for it."""
+        return f"{self.name}, {self.source}" if self.source else self.name
 
 
 LLAMA_300 = "sharegpt_req300_rate10_llama"
@@ -44,6 +53,12 @@ CASES = [
         "vllm-rtxpro6000-qwen3-30b-a3b-dp2ep2",
         "sharegpt-qwen3-30b-a3b-300-sps10",
         ("serving.max_num_seqs=128", "serving.max_num_batched_tokens=2048"),
+    ),
+    Case(
+        "vllm-rtxpro6000-qwen3-30b-a3b-dp2ep2",
+        "sharegpt-qwen3-30b-a3b-300-sps10",
+        ("serving.max_num_seqs=128", "serving.max_num_batched_tokens=2048"),
+        source="aiconfigurator",
     ),
     Case("h100-sd", LLAMA_300, H100_MEANS),
     Case("h100-pdd", LLAMA_300, H100_MEANS),
@@ -66,7 +81,8 @@ def simulate(case: Case, output: Path) -> str | None:
         str(data / "measured" / case.name / "config.json"),
     ]
     command += ["--workload", str(data / "workloads" / f"{case.workload}.jsonl"), "--output", str(output), "--quiet"]
-    for override in case.overrides:
+    source = [f"serving.latency.source={case.source}"] if case.source else []
+    for override in (*case.overrides, *source):
         command += ["--set", override]
     for folder, option in (("profiles", "--profiles"), ("profiles_v0", "--profiles"), ("models", "--models")):
         if (data / folder).is_dir():
@@ -133,13 +149,14 @@ def main(names: Sequence[str]) -> int:
         if not (SHARED / "data" / "measured" / case.name).is_dir():
             print(f"{case.name}: skipped, no data")
             continue
-        reason = simulate(case, OUTPUT / case.name)
+        output = OUTPUT / case.title.replace(", ", "-")
+        reason = simulate(case, output)
         if reason is not None:
-            print(f"{case.name}: not simulated: {reason}")
+            print(f"{case.title}: not simulated: {reason}")
             continue
-        scored = score(case, OUTPUT / case.name)
-        shown = [*lines(scored), *power_lines(case, OUTPUT / case.name)]
-        print(f"{case.name}: worst {scored['worst']:.2f} %", *shown, sep="\n", flush=True)
+        scored = score(case, output)
+        shown = [*lines(scored), *power_lines(case, output)]
+        print(f"{case.title}: worst {scored['worst']:.2f} %", *shown, sep="\n", flush=True)
     return 0
 
 

@@ -151,6 +151,17 @@ void keeps_bytes_whatever_the_order() {
   }
 }
 
+void computes_beside_its_flows() {
+  MemoryLevel level = pool(kWide, kWide, kWide);
+  level.pim_channels = 3;
+  MemoryBench bench(level);
+  bench.compute_at(0, {.device = 0, .channel = 2}, 7);
+  bench.compute_at(0, {.device = 1, .channel = 0}, 7);
+  bench.compute_at(0, {.device = 1, .channel = 0}, 7);  // after the one before
+  bench.at(0, load(1, 100));                            // as if nobody computed
+  CHECK(bench.run() == Times({7, 7, 14, 10}));
+}
+
 void refuses_what_is_not_there() {
   MemoryLevel level = pool(1, 1, 1);
   level.interleaves = {{0, 1}};
@@ -212,6 +223,7 @@ Tests flow_memory_tests() {
       {"a store takes as much more of a device as it is slower", stores_at_the_write_bandwidth},
       {"loads and stores do not share a link", has_two_directions_on_a_link},
       {"bytes are conserved and the order of asking changes nothing", keeps_bytes_whatever_the_order},
+      {"channels compute one thing at a time, and hinder no access", computes_beside_its_flows},
       {"accesses of what is not there are refused", refuses_what_is_not_there},
       {"its devices compute on channels that are there", computes_on_channels_that_are_there},
       {"levels of links that mean nothing are refused", refuses_levels_without_meaning},

@@ -116,7 +116,7 @@ def test_two_groups_run_by_themselves() -> None:
 requests = st.lists(st.tuples(st.integers(1, 150), st.integers(1, 30), st.integers(0, 30)), min_size=1, max_size=20)
 
 
-@given(drawn=requests, is_async=st.booleans(), blocks=st.integers(12, 40))
+@given(drawn=requests, is_async=st.booleans(), blocks=st.integers(13, 40))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_every_request_ends_and_every_block_comes_back(
     drawn: list[tuple[int, int, int]], is_async: bool, blocks: int

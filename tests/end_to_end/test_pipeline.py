@@ -110,7 +110,7 @@ def test_stages_of_several_ranks_reduce_within_themselves() -> None:
 requests = st.lists(st.tuples(st.integers(1, 150), st.integers(1, 30), st.integers(0, 9000)), min_size=1, max_size=20)
 
 
-@given(drawn=requests, pp=st.integers(2, 4), blocks=st.integers(12, 40))
+@given(drawn=requests, pp=st.integers(2, 4), blocks=st.integers(13, 40))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_every_request_ends_and_every_block_comes_back(drawn: list[tuple[int, int, int]], pp: int, blocks: int) -> None:
     made = run(config(pp, num_gpu_blocks=blocks, max_num_batched_tokens=64, max_num_seqs=6), *drawn)

@@ -300,7 +300,7 @@ layouts = st.tuples(st.integers(1, 3), st.integers(2, 3), st.sampled_from([1, 2]
     layout=layouts,
     routing=st.sampled_from(["balanced", "random"]),
     network=st.tuples(st.sampled_from(["3GB/s", "0.003GB/s"]), st.sampled_from(["unaware", "flow", "aware"])),
-    blocks=st.integers(12, 40),
+    blocks=st.integers(13, 40),
 )
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_every_request_ends_and_members_share_every_round(

@@ -6,10 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from msgspec.structs import replace
-
 from llmservingsim.config import LatencySpec
-from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec, catalogued_accelerators
+from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec
 from llmservingsim.errors import ConfigError
 from llmservingsim.latency import (
     SHIPPED,
@@ -83,13 +81,7 @@ class LatencyChoice:
     def _automatic(self, model: ModelSpec, layout: ParallelLayout) -> str:
         if self.spec.table:
             return "table"
-        ships = self._is_catalogued() and self._shipped(model, layout) is not None
-        return "bundle" if self.profiles or ships else "roofline"
-
-    def _is_catalogued(self) -> bool:
-        """Whether the accelerator is the catalogue's, but for what it draws; a user's own may have the same name."""
-        known = catalogued_accelerators().get(self.accelerator.name)
-        return known is not None and replace(self.accelerator, power=known.power) == known
+        return "bundle" if self.profiles or self._shipped(model, layout) else "roofline"
 
     def _shipped(self, model: ModelSpec, layout: ParallelLayout) -> str | None:
         return shipped_model(self.accelerator.name, model, self._variant(model), layout.tp)

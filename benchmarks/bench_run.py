@@ -42,7 +42,8 @@ def generated() -> Run:
     """Llama-3.1-8B on an H100 by roofline: 1,000 ShareGPT-like requests at 10 per second."""
     preset = PresetLength("sharegpt")
     workload = GeneratorSpec(1000, preset, preset, ArrivalSpec("poisson", {"request_rate": 10.0}), max_model_len=4096)
-    return Run({"nodes": [{"instances": [{"model": "meta-llama/Llama-3.1-8B", "hardware": "H100"}]}]}, workload)
+    instance = {"model": "meta-llama/Llama-3.1-8B", "hardware": "H100", "latency": {"source": "roofline"}}
+    return Run({"nodes": [{"instances": [instance]}]}, workload)
 
 
 def rate(make: Callable[[], Run]) -> tuple[float, int]:

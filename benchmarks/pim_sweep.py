@@ -13,6 +13,7 @@ import numpy as np
 
 from llmservingsim import Run
 from llmservingsim.backend import NativeBackend
+from llmservingsim.serving.kv_groups import HALVES
 from llmservingsim.shapes import BatchShape
 from llmservingsim.trace import GraphBuilder, InterleavedBuilder, OffloadBuilder
 from llmservingsim.workload import RequestSpec
@@ -20,12 +21,11 @@ from llmservingsim.workload import RequestSpec
 MODEL = "meta-llama/Llama-3.1-8B"
 BATCHES = (1, 4, 16, 64, 256)
 CONTEXTS = (512, 2_048, 8_192, 32_768)
-HALVES = 2
 
 
 def resolved(hardware: str, memory: str, *, offloads: bool) -> Run:
     """An instance whose host memory of 256 GiB computes, behind a PCIe link."""
-    instance: dict[str, Any] = {"model": MODEL, "hardware": hardware}
+    instance: dict[str, Any] = {"model": MODEL, "hardware": hardware, "latency": {"source": "roofline"}}
     host: dict[str, Any] = {"size": "256GiB", "bandwidth": "48GB/s", "latency": "1us", "pim": memory}
     if offloads:
         instance |= {"operators": {"attention": "cpu"}, "sub_batch_interleaving": "always"}

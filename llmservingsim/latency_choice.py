@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from llmservingsim.config import LatencySpec
-from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec
+from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec, catalogued_accelerators
 from llmservingsim.errors import ConfigError
 from llmservingsim.latency import (
     SHIPPED,
@@ -31,6 +33,12 @@ from llmservingsim.plugins import make_plugin
 Make = Callable[[ModelSpec, ParallelLayout], LatencySource]
 
 
+def is_catalogued(accelerator: AcceleratorSpec) -> bool:
+    """Whether an accelerator is the catalogue's, but for what it draws."""
+    known = catalogued_accelerators().get(accelerator.name)
+    return known is not None and replace(accelerator, power=known.power) == known
+
+
 @dataclass(frozen=True, slots=True)
 class LatencyChoice:
     """Makes the sources of one instance.
@@ -40,6 +48,7 @@ class LatencyChoice:
         model: Of the instance; a drafter is another.
         hardware: As it names the accelerator.
         accelerator: Its catalogue entry.
+        is_catalogued: Whether that is the catalogue's own; a user's may have the same name.
         kv_cache_dtype: Of cached keys and values.
         profiles: Directories of bundles that the user gave.
         base: Where relative paths of the run file start.
@@ -49,6 +58,7 @@ class LatencyChoice:
     model: ModelSpec
     hardware: str
     accelerator: AcceleratorSpec
+    is_catalogued: bool
     kv_cache_dtype: str
     profiles: tuple[Path, ...]
     base: Path
@@ -81,7 +91,8 @@ class LatencyChoice:
     def _automatic(self, model: ModelSpec, layout: ParallelLayout) -> str:
         if self.spec.table:
             return "table"
-        return "bundle" if self.profiles or self._shipped(model, layout) else "roofline"
+        ships = self.is_catalogued and self._shipped(model, layout) is not None
+        return "bundle" if self.profiles or ships else "roofline"
 
     def _shipped(self, model: ModelSpec, layout: ParallelLayout) -> str | None:
         return shipped_model(self.accelerator.name, model, self._variant(model), layout.tp)

@@ -22,9 +22,6 @@ from llmservingsim.config.memory_spec import Numbers, parse_numbers
 from llmservingsim.errors import ConfigError, located, nearest, one_of
 from llmservingsim.units import parse_bandwidth, parse_time_ns
 
-NOWHERE = -1
-"""The node of a rank that no instance has."""
-
 
 class FabricLink(NamedTuple):
     """A link, in both directions.

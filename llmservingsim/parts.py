@@ -21,7 +21,7 @@ from llmservingsim.experts import expert_parts, plan_routing
 from llmservingsim.instance import DeviceMemory, Instance
 from llmservingsim.latency import LatencySource, RooflineSource, at_clock
 from llmservingsim.latency.pim.device import PimDevice
-from llmservingsim.latency_choice import LatencyChoice
+from llmservingsim.latency_choice import LatencyChoice, is_catalogued
 from llmservingsim.memories import Memories
 from llmservingsim.model import (
     EVERYTHING,
@@ -369,6 +369,7 @@ class Parts:
             model=self.model,
             hardware=self.spec.hardware,
             accelerator=self.accelerator,
+            is_catalogued=is_catalogued(find_accelerator(self.spec.hardware, libraries.accelerators)),
             kv_cache_dtype=self.serving.kv_cache_dtype,
             profiles=libraries.profiles,
             base=libraries.base,

@@ -15,6 +15,7 @@ from llmservingsim.errors import ConfigError, nearest, one_of
 NS_PER_US = 1_000
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
+J_PER_KWH = 3_600_000
 TIME_MAX_NS = 2**62
 """146 years: sums of two times still fit the backend's 64 bits."""
 

@@ -14,7 +14,7 @@ from llmservingsim.errors import ProfileError
 from llmservingsim.latency import (
     KernelDatabase,
     MeasuredKernels,
-    freeze_name,
+    bundle_name,
     system_of,
     write_bundle,
     write_collectives,
@@ -39,7 +39,7 @@ def main() -> None:
         for model, degrees in MODELS.items():
             found = find_model(model)
             for tp in degrees:
-                folder = SHIPPED / accelerator.name / freeze_name(found, tp)
+                folder = SHIPPED / accelerator.name / bundle_name(found, tp)
                 try:
                     write_bundle(MeasuredKernels(database, found, ParallelLayout(tp)), accelerator, folder)
                     print(folder.relative_to(SHIPPED))

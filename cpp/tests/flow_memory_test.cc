@@ -174,6 +174,19 @@ void refuses_what_is_not_there() {
   CHECK_THROWS(bench.memory->service_time(load(-1, 201)), std::invalid_argument);
 }
 
+void computes_on_channels_that_are_there() {
+  MemoryLevel level = pool(1, 1, 1);
+  level.pim_channels = 2;
+  const MemoryBench bench(level);
+  MemoryAccess access = load(1, 1);
+  access.channel = 1;
+  bench.memory->check_access(access, true);
+  access.channel = 2;
+  CHECK_THROWS(bench.memory->check_access(access, true), std::invalid_argument);
+  access = load(-1, 1);
+  CHECK_THROWS(bench.memory->check_access(access, true), std::invalid_argument);
+}
+
 void refuses_levels_without_meaning() {
   const auto refuses = [](void (*change)(MemoryLevel&)) {
     MemoryLevel level = pool(1, 1, 1);
@@ -212,6 +225,7 @@ Tests flow_memory_tests() {
       {"bytes are conserved and the order of asking changes nothing", keeps_bytes_whatever_the_order},
       {"channels compute one thing at a time, and hinder no access", computes_beside_its_flows},
       {"accesses of what is not there are refused", refuses_what_is_not_there},
+      {"its devices compute on channels that are there", computes_on_channels_that_are_there},
       {"levels of links that mean nothing are refused", refuses_levels_without_meaning},
   };
 }

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from llmservingsim.backend.topologies import build_network, parse_topology
+from llmservingsim.cli.reference_catalog import memory_cells
 from llmservingsim.config.catalog import (
     AcceleratorSpec,
     ModelSpec,
@@ -142,14 +143,5 @@ def _list_pim(*, as_json: bool) -> None:
         return
     table = Table(Column("name", no_wrap=True), "DRAM", "device", "channels", "bus", "units see", "peak", "units")
     for entry in entries:
-        table.add_row(
-            entry.name,
-            entry.protocol,
-            format_size(entry.device_bytes),
-            str(entry.channels),
-            f"{entry.channels * entry.channel_bandwidth / 1e9:,.1f} GB/s",
-            f"{entry.channels * entry.internal_bandwidth / 1e9:,.1f} GB/s",
-            f"{entry.channels * entry.flops / 1e12:,.2f} TFLOP/s",
-            f"{entry.channels * entry.units} ({entry.unit_place})",
-        )
+        table.add_row(*memory_cells(entry))
     _print(table)

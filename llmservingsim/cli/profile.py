@@ -16,7 +16,7 @@ from llmservingsim.errors import ConfigError, LLMServingSimError, one_of
 from llmservingsim.latency import (
     KernelDatabase,
     MeasuredKernels,
-    freeze_name,
+    bundle_name,
     system_of,
     write_bundle,
     write_collectives,
@@ -64,7 +64,7 @@ def import_profile(
     for degree in _degrees(tp):
         layout = ParallelLayout(degree)
         check_layout(found, layout)
-        folder = root / freeze_name(found, degree)
+        folder = root / bundle_name(found, degree)
         write_bundle(MeasuredKernels(database, found, layout), accelerator, folder)
         print(folder)
     if collectives := write_collectives(database, root / "collectives.csv"):

@@ -76,13 +76,14 @@ def _memories() -> Iterator[str]:
         "cycles.\n"
     )
     columns = ("name", "DRAM", "memory", "channels", "bus", "units see", "peak", "units", "aliases")
-    yield table(columns, [_memory_row(entry) for entry in entries])
+    yield table(columns, [(*memory_cells(entry), ", ".join(entry.aliases) or "-") for entry in entries])
     for entry in entries:
         rows = [(f"`{key}`", literal(getattr(entry, key)), source) for key, source in entry.source.items()]
         yield f"### {entry.name}\n\n{table(('key', 'value', 'source'), rows)}"
 
 
-def _memory_row(entry: PimSpec) -> tuple[str, ...]:
+def memory_cells(entry: PimSpec) -> tuple[str, ...]:
+    """What a row on a memory that computes says, of the whole device: name to units."""
     return (
         entry.name,
         entry.protocol,
@@ -92,7 +93,6 @@ def _memory_row(entry: PimSpec) -> tuple[str, ...]:
         f"{entry.channels * entry.internal_bandwidth / 1e9:,.1f} GB/s",
         f"{entry.channels * entry.flops / 1e12:,.2f} TFLOP/s",
         f"{entry.channels * entry.units} ({entry.unit_place})",
-        ", ".join(entry.aliases) or "-",
     )
 
 

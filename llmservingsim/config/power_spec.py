@@ -60,8 +60,7 @@ class CpuPowerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     def __post_init__(self) -> None:
         check_quantities(self, parse_power_w, "idle", "active", may_be_zero=True)
-        if parse_power_w(self.active) < parse_power_w(self.idle):
-            raise QuantityError(f"active: expected at least idle, {self.idle!r}, got {self.active!r}")
+        _check_order(self.idle, self.active)
 
 
 class DramPowerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -152,8 +151,7 @@ class PimPowerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     def __post_init__(self) -> None:
         check_quantities(self, parse_power_w, "idle", "active", may_be_zero=True)
-        if parse_power_w(self.active) < parse_power_w(self.idle):
-            raise QuantityError(f"active: expected at least idle, {self.idle!r}, got {self.active!r}")
+        _check_order(self.idle, self.active)
 
 
 class CxlPowerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -225,3 +223,8 @@ class PowerRunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     def __post_init__(self) -> None:
         check_quantities(self, parse_carbon_intensity, "grid_carbon_intensity", may_be_zero=True)
+
+
+def _check_order(idle: str, active: str) -> None:
+    if parse_power_w(active) < parse_power_w(idle):
+        raise QuantityError(f"active: expected at least idle, {idle!r}, got {active!r}")

@@ -18,10 +18,9 @@ from llmservingsim.explain.covers import Cover
 from llmservingsim.explain.phases import phases
 from llmservingsim.instance import Instance, Phase
 from llmservingsim.resolve import System
-from llmservingsim.units import NS_PER_S
+from llmservingsim.units import J_PER_KWH, NS_PER_S
 
 HOURS_PER_YEAR = 8760
-_J_PER_KWH = 3_600_000
 _NS_PER_HOUR = 3600 * NS_PER_S
 _RUNNING: tuple[Phase, ...] = ("starting", "active", "draining")
 
@@ -158,7 +157,7 @@ def _hosts(plan: CostPlan, system: System, running: Mapping[int, Cover], end_ns:
 def _energy(plan: CostPlan, summary: Mapping[str, Any]) -> float | None:
     assert plan.spec.cost is not None
     price, energy_j = plan.spec.cost.energy_per_kwh, energy_total_j(summary)
-    return None if price is None or energy_j is None else price * energy_j / _J_PER_KWH
+    return None if price is None or energy_j is None else price * energy_j / J_PER_KWH
 
 
 def _ratios(total: float, end_ns: int, summary: Mapping[str, Any]) -> dict[str, float | None]:

@@ -5,8 +5,8 @@ from llmservingsim.latency.bundle_v0 import OlderBundleSource
 from llmservingsim.latency.clocked import at_clock
 from llmservingsim.latency.database_source import DatabaseSource, MeasuredKernels
 from llmservingsim.latency.drafter import DrafterBundleSource
-from llmservingsim.latency.find import SHIPPED, find_bundle, is_older, shipped_model
-from llmservingsim.latency.freeze import VARIANTS, freeze_name, write_bundle, write_collectives
+from llmservingsim.latency.find import SHIPPED, VARIANTS, bundle_name, find_bundle, is_older, shipped_model
+from llmservingsim.latency.freeze import write_bundle, write_collectives
 from llmservingsim.latency.kernel_database import KernelDatabase, system_of
 from llmservingsim.latency.operator_table import OperatorTableSource
 from llmservingsim.latency.roofline import RooflineSource
@@ -27,8 +27,8 @@ __all__ = [
     "OperatorTableSource",
     "RooflineSource",
     "at_clock",
+    "bundle_name",
     "find_bundle",
-    "freeze_name",
     "is_older",
     "shipped_model",
     "system_of",

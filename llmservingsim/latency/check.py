@@ -29,13 +29,13 @@ from llmservingsim.latency.tiles import LogGrid
 from llmservingsim.latency.varlen_attention import VarlenAttention
 from llmservingsim.model import Operator, ParallelLayout, Work, model_operators
 from llmservingsim.shapes import BatchShape, Chunk
+from llmservingsim.units import NS_PER_US
 
 Floats = NDArray[np.float64]
 
 SCATTER = 0.05
 OUTLIER = 0.25
 _FOLDS = 10
-_NS_PER_US = 1e3
 
 
 class Finding(NamedTuple):
@@ -241,6 +241,6 @@ def _shares(subject: Subject, operator: Operator, work: Work, time_us: float) ->
     model, layout, device = subject
     cost = operator.cost(model, work, layout)
     read = cost.weight_bytes if operator.name != "attention" else cost.input_bytes
-    nanoseconds = time_us * _NS_PER_US
+    nanoseconds = time_us * NS_PER_US
     flops, moved = cost.flops / nanoseconds * 1e9, max(0, read - device.l2_bytes) / nanoseconds * 1e9
     return 100 * flops / device.flops(model.dtype), 100 * moved / device.memory_bandwidth

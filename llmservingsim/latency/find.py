@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +10,9 @@ import msgspec
 
 from llmservingsim.config.catalog import ModelSpec, find_model
 from llmservingsim.errors import ProfileError, nearest, one_of
+
+VARIANTS: Mapping[str, str] = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "fp8": "fp8"}
+"""Of a model's dtype -> folder of its bundles."""
 
 
 class _Descent(NamedTuple):
@@ -41,6 +44,11 @@ def find_bundle(profiles: Sequence[Path], hardware: str, model: str, variant: st
         f"no profile of {model} on {hardware} ({variant}, tp {tp}): {closest.problem}. "
         "Give --profiles DIR, or set latency.source to 'roofline'"
     )
+
+
+def bundle_name(model: ModelSpec, tp: int) -> Path:
+    """Return where a model's bundle lies below the folder of its hardware."""
+    return Path(model.name) / VARIANTS[model.dtype] / f"tp{tp}"
 
 
 SHIPPED = Path(__file__).parents[1] / "profiles"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec
+from llmservingsim.config.catalog import AcceleratorSpec
 from llmservingsim.errors import ProfileError
 from llmservingsim.latency.bundle import PREFILL_COLUMNS, PREFILLS
 from llmservingsim.latency.database_source import MeasuredKernels
@@ -23,15 +23,6 @@ _MOST_TOKENS = 16384
 _MOST_SEQUENCES = 2048
 
 Row = Sequence[object]
-
-
-VARIANTS: Mapping[str, str] = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "fp8": "fp8"}
-"""Of a model's dtype -> folder of its bundles."""
-
-
-def freeze_name(model: ModelSpec, tp: int) -> Path:
-    """Return where a model's bundle lies below the folder of its hardware."""
-    return Path(model.name) / VARIANTS[model.dtype] / f"tp{tp}"
 
 
 def write_bundle(kernels: MeasuredKernels, accelerator: AcceleratorSpec, folder: Path) -> list[Path]:

@@ -7,13 +7,11 @@ from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llmservingsim.config.catalog import PowerSpec
 from llmservingsim.errors import ConfigError, PluginError
 from llmservingsim.plugins import make_plugin
-
-Floats = NDArray[np.float64]
+from llmservingsim.power.curve import Floats
 
 
 class Rest(NamedTuple):

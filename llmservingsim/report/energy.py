@@ -15,9 +15,7 @@ from llmservingsim.power.curve import Floats
 from llmservingsim.power.ledger import POOL
 from llmservingsim.report.records import Sample
 from llmservingsim.report.request_table import RequestTable
-from llmservingsim.units import NS_PER_S, parse_carbon_intensity
-
-J_PER_KWH = 3.6e6
+from llmservingsim.units import J_PER_KWH, NS_PER_S, parse_carbon_intensity
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -183,6 +184,19 @@ def test_a_run_without_profiles_takes_what_ships_else_the_roofline() -> None:
     assert told(hardware="L40S")["source"] == "roofline"
     assert told(latency={"source": "roofline"})["source"] == "roofline"
     assert told(dtype="float16")["source"] == "roofline"
+
+
+@pytest.mark.parametrize(("slower", "source"), [(1, "bundle"), (10, "roofline")])
+def test_an_accelerator_of_ones_own_takes_no_bundle_that_ships_for_its_name(
+    tmp_path: Path, slower: int, source: str
+) -> None:
+    entry = msgspec.to_builtins(find_accelerator("H100"))
+    del entry["name"]
+    entry["memory_bandwidth"] /= slower
+    (tmp_path / "own.yaml").write_text(json.dumps({"H100": entry}))
+    data = {"nodes": [{"instances": [{"model": LLAMA, "hardware": "H100"}]}]}
+    result = simulate(data, REQUESTS[:2], hardware=[tmp_path / "own.yaml"])
+    assert result.summary["instances"][0]["latency"]["source"] == source
 
 
 def test_a_torn_prefill_table_or_meta_file_is_named(tmp_path: Path) -> None:

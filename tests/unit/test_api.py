@@ -162,7 +162,8 @@ def test_two_runs_side_by_side_do_not_know_of_each_other(cluster: dict[str, Any]
 
 def test_running_a_generated_workload_is_quick(cpu_s: Callable[[Callable[[], object]], float]) -> None:
     """No measured data needed: Llama-3.1-8B on an H100 by roofline. Measured: 50,000."""
-    data = {"nodes": [{"instances": [{"model": "meta-llama/Llama-3.1-8B", "hardware": "H100"}]}]}
+    instance = {"model": "meta-llama/Llama-3.1-8B", "hardware": "H100", "latency": {"source": "roofline"}}
+    data = {"nodes": [{"instances": [instance]}]}
     workload = GeneratorSpec(300, FixedLength(220), FixedLength(215))
     rates = []
     for _ in range(2):

@@ -84,9 +84,8 @@ Time DeviceMemory::service_time(const MemoryAccess& access) const {
 
 void DeviceMemory::check_access(const MemoryAccess& access, bool is_pim) const {
   check_device(level_, where_, access.device, is_pim);
-  if (is_pim && (access.channel < 0 || access.channel >= level_.pim_channels)) {
-    refuse("the " + where_ + " memory has no PIM channel " + std::to_string(access.channel) + "; it has " +
-           std::to_string(level_.pim_channels) + " per device (pim_channels)");
+  if (is_pim) {
+    check_channel(level_, where_, access.channel);
   }
 }
 

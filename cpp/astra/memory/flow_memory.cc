@@ -41,8 +41,8 @@ void FlowMemory::request(const MemoryAccess& access, LocalTimes&, Call done) {
     return;
   }
   const std::uint32_t place = under_way_.take();
-  under_way_[place] = access.device;
-  for (const std::int32_t device : interleaved_devices(level_, access.device)) {
+  under_way_[place] = &found;
+  for (const std::int32_t device : found.devices) {
     use_.longest_queue = std::max(use_.longest_queue, ++queue_lengths_[static_cast<std::size_t>(device)]);
   }
   flows_.start({.route = found.route,
@@ -55,7 +55,7 @@ void FlowMemory::request(const MemoryAccess& access, LocalTimes&, Call done) {
 
 void FlowMemory::fire(std::uint32_t, std::uint64_t arg) {
   const auto place = static_cast<std::uint32_t>(arg);
-  for (const std::int32_t device : interleaved_devices(level_, under_way_[place])) {
+  for (const std::int32_t device : under_way_[place]->devices) {
     --queue_lengths_[static_cast<std::size_t>(device)];
   }
   under_way_.give_back(place);
@@ -68,21 +68,20 @@ void FlowMemory::compute(const MemoryAccess& access, Time duration, LocalTimes& 
 }
 
 Time FlowMemory::service_time(const MemoryAccess& access) const {
-  const auto parts = static_cast<Bytes>(interleaved_devices(level_, access.device).size());
+  const Way& found = way(access);
+  const auto parts = static_cast<Bytes>(found.devices.size());
   if (level_.capacity_bytes > 0 && access.bytes > saturating_product(parts, level_.capacity_bytes)) {
     refuse("an access of " + std::to_string(access.bytes) + " bytes does not fit the " + where_ + " memory, of " +
            std::to_string(level_.capacity_bytes) + " bytes per device");
   }
-  const Way& found = way(access);
   const double transfer = found.rate > 0 ? static_cast<double>(access.bytes) / found.rate + kRounding : 0;
   return truncate(found.latency_ns + transfer);
 }
 
 void FlowMemory::check_access(const MemoryAccess& access, bool is_pim) const {
   check_device(level_, where_, access.device, is_pim);
-  if (is_pim && (access.channel < 0 || access.channel >= level_.pim_channels)) {
-    refuse("the " + where_ + " memory has no PIM channel " + std::to_string(access.channel) + "; it has " +
-           std::to_string(level_.pim_channels) + " per device (pim_channels)");
+  if (is_pim) {
+    check_channel(level_, where_, access.channel);
   }
 }
 
@@ -103,6 +102,7 @@ const FlowMemory::Way& FlowMemory::way(const MemoryAccess& access) const {
 
 FlowMemory::Way FlowMemory::find_way(const MemoryAccess& access) const {
   Way result;
+  result.devices = interleaved_devices(level_, access.device);
   const auto directed = [&access](std::int32_t link) {
     return 2 * static_cast<LinkIndex>(link) + (access.is_store ? 1 : 0);
   };
@@ -110,10 +110,9 @@ FlowMemory::Way FlowMemory::find_way(const MemoryAccess& access) const {
     result.latency_ns += static_cast<double>(level_.links[static_cast<std::size_t>(link)].latency_ns);
     cross(result, directed(link), 1, 1);
   }
-  const std::vector<std::int32_t> devices = interleaved_devices(level_, access.device);
   std::map<LinkIndex, double> devices_behind;
   Time slowest = 0;
-  for (const std::int32_t device : devices) {
+  for (const std::int32_t device : result.devices) {
     const auto index = static_cast<std::size_t>(device);
     Time latency = level_.rates[index].latency_ns;
     for (const std::int32_t link : level_.device_links[index]) {
@@ -122,11 +121,11 @@ FlowMemory::Way FlowMemory::find_way(const MemoryAccess& access) const {
     }
     slowest = std::max(slowest, latency);
   }
-  const auto parts = static_cast<double>(devices.size());
+  const auto parts = static_cast<double>(result.devices.size());
   for (const auto& [link, behind] : devices_behind) {
     cross(result, link, behind / parts, behind / parts);
   }
-  for (const std::int32_t device : devices) {
+  for (const std::int32_t device : result.devices) {
     const MemoryRate& rate = level_.rates[static_cast<std::size_t>(device)];
     const bool is_slower = access.is_store && rate.write_bandwidth > 0;
     const auto own = static_cast<LinkIndex>(2 * level_.links.size()) + static_cast<LinkIndex>(device);

@@ -36,6 +36,7 @@ class FlowMemory final : public MemoryModel, public EventTarget {
 
  private:
   struct Way {
+    std::vector<std::int32_t> devices;
     std::vector<LinkIndex> route;
     Spread spread;
     bool is_spread = false;
@@ -54,7 +55,7 @@ class FlowMemory final : public MemoryModel, public EventTarget {
   Servers pim_;
   std::vector<double> bandwidths_;  // of the flows' links
   mutable std::map<std::tuple<Rank, std::int32_t, bool>, Way> ways_;
-  Slots<std::int32_t> under_way_;            // devices, or -1 and below
+  Slots<const Way*> under_way_;              // of the flows
   std::vector<std::int64_t> queue_lengths_;  // by device
 };
 

@@ -38,4 +38,11 @@ void check_device(const MemoryLevel& level, const std::string& where, std::int32
   }
 }
 
+void check_channel(const MemoryLevel& level, const std::string& where, std::int32_t channel) {
+  if (channel < 0 || channel >= level.pim_channels) {
+    refuse("the " + where + " memory has no PIM channel " + std::to_string(channel) + "; it has " +
+           std::to_string(level.pim_channels) + " per device (pim_channels)");
+  }
+}
+
 }  // namespace astra

@@ -121,6 +121,8 @@ class MemoryModel {
 std::vector<std::int32_t> interleaved_devices(const MemoryLevel& level, std::int32_t device);
 // Raises std::invalid_argument if the level has no such device. One that computes cannot be interleaved.
 void check_device(const MemoryLevel& level, const std::string& where, std::int32_t device, bool is_pim);
+// Raises std::invalid_argument if its devices have no such channel that computes.
+void check_channel(const MemoryLevel& level, const std::string& where, std::int32_t channel);
 
 // Returns nothing for NO_MEMORY_EXPANSION. `where` names the level in messages.
 std::unique_ptr<MemoryModel> make_memory(const MemoryLevel& level, const char* where, Network& network,

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from llmservingsim.config import InstanceSpec, MemorySpec, RunSpec
 from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec, find_accelerator, find_pim
+from llmservingsim.config.tier_spec import tier_names
 from llmservingsim.errors import CapacityError, ConfigError, located, nearest, one_of
 from llmservingsim.latency.offload import OffloadDevice
 from llmservingsim.latency.pim import make_pim
@@ -139,8 +140,8 @@ def _check_kv(spec: InstanceSpec) -> None:
     for key, default in (("kv_role", "kv_both"), ("prefix_storage", None), ("preemption_mode", "recompute")):
         if getattr(spec, key) not in (default, None, ()):
             raise ConfigError(
-                f"operators.attention: {key} {getattr(spec, key)!r} moves KV from and to the device, but it lies in "
-                f"{where!r}, where attention runs; expected no {key}"
+                f"operators.attention: {key} {tier_names(getattr(spec, key))!r} moves KV from and to the "
+                f"device, but it lies in {where!r}, where attention runs; expected no {key}"
             )
     for rule in spec.placement.rules() if spec.placement is not None else ():
         if rule.kv_loc not in (None, "npu"):

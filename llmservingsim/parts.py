@@ -228,7 +228,7 @@ class Parts:
         """
         serving, tp = self.serving, self.layout.tp
         sizes = self._capture_sizes()
-        source = self._latency_source(libraries, self.model, self.layout, serving.latency.source)
+        source = self._latency_source(libraries, self.model, self.layout, serving.latency.source, None)
         built: list[IterationBuilder] = []
         for stage in range(self.layout.pp):
             ranks = [member[stage * tp : (stage + 1) * tp] for member in member_ranks]
@@ -251,11 +251,11 @@ class Parts:
     def _with_drafts(self, target: IterationBuilder, plan: SpeculationPlan, libraries: Libraries) -> SpeculativeBuilder:
         """Put the drafter's part behind the model's."""
         if plan.drafter is None:
-            return plan.builder(target, None, None)
+            return plan.builder(target, None)
         asked = plan.spec.latency_source or self.serving.latency.source
         with located("speculative_config"):
-            source = self._latency_source(libraries, plan.drafter, plan.layout, asked)
-        return plan.builder(target, source, RooflineSource(plan.drafter, plan.layout, self.accelerator))
+            source = self._latency_source(libraries, plan.drafter, plan.layout, asked, plan)
+        return plan.builder(target, source)
 
     def _capture_sizes(self) -> tuple[int, ...]:
         """Token counts for which CUDA graphs are captured."""
@@ -361,9 +361,9 @@ class Parts:
         )
 
     def _latency_source(
-        self, libraries: Libraries, model: ModelSpec, layout: ParallelLayout, source: str
+        self, libraries: Libraries, model: ModelSpec, layout: ParallelLayout, source: str, plan: SpeculationPlan | None
     ) -> LatencySource:
-        """Build what times the operators of the model, or of its drafter, at the clock of the devices."""
+        """Build what times the operators of the model, or of the drafter of ``plan``, at the clock of the devices."""
         choice = LatencyChoice(
             spec=self.serving.latency,
             model=self.model,
@@ -374,10 +374,10 @@ class Parts:
             profiles=libraries.profiles,
             base=libraries.base,
         )
-        full = choice.source(model, layout, source)
-        if self.clock == 1.0:
-            return full
-        return at_clock(full, RooflineSource(model, layout, self.accelerator), self.clock)
+        full, roofline = choice.source(model, layout, source), RooflineSource(model, layout, self.accelerator)
+        if plan is not None:
+            full = plan.completed(full, roofline)
+        return full if self.clock == 1.0 else at_clock(full, roofline, self.clock)
 
 
 def _computing_memory(builder: OffloadBuilder) -> ComputingMemory | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from llmservingsim.config import InstanceSpec, PlacementSpec, RunSpec
 from llmservingsim.config.catalog import ModelSpec
 from llmservingsim.config.placement_spec import BlockRule, parse_blocks
+from llmservingsim.config.tier_spec import tier_names
 from llmservingsim.errors import ConfigError, located, nearest, one_of
 from llmservingsim.memories import Memories
 from llmservingsim.model import NPU, ParallelLayout, Placement, layer_names
@@ -90,8 +91,8 @@ def check_kv(placement: Placement, spec: InstanceSpec) -> None:
     for key, default in (("kv_role", "kv_both"), ("prefix_storage", None), ("preemption_mode", "recompute")):
         if getattr(spec, key) not in (default, None, ()):
             raise ConfigError(
-                f"placement: {key} {getattr(spec, key)!r} moves KV from and to the device; expected kv_loc npu, or no "
-                f"{key}"
+                f"placement: {key} {tier_names(getattr(spec, key))!r} moves KV from and to the device; "
+                f"expected kv_loc npu, or no {key}"
             )
 
 

@@ -18,7 +18,9 @@ from llmservingsim.latency import BundleSource, DrafterBundleSource, LatencySour
 from llmservingsim.model import (
     EH_PROJ,
     ParallelLayout,
+    block_operators,
     check_layout,
+    end_operators,
     kv_bytes_per_token,
     rotary_cache_bytes,
     weight_bytes,
@@ -88,20 +90,22 @@ class SpeculationPlan:
         """Build the engine's part; ``seed`` is the instance's."""
         return Speculation(self.spec.num_speculative_tokens, self.policy, seed)
 
-    def builder(
-        self, target: IterationBuilder, source: LatencySource | None, roofline: RooflineSource | None
-    ) -> SpeculativeBuilder:
+    def completed(self, source: LatencySource, roofline: RooflineSource) -> LatencySource:
+        """Let a bundle of the model time its drafter too, and a roofline what the bundle does not hold."""
+        if self.drafter is None or not self.uses_hidden_states or not isinstance(source, BundleSource):
+            return source
+        operators = (EH_PROJ, *block_operators(self.drafter), *end_operators())
+        return DrafterBundleSource(source, roofline, dict.fromkeys(operator.name for operator in operators))
+
+    def builder(self, target: IterationBuilder, source: LatencySource | None) -> SpeculativeBuilder:
         """Put the drafter's nodes behind the model's.
 
         Args:
             target: Builds the model's.
             source: Of the drafter's latencies.
-            roofline: Of the drafter, for what no bundle holds.
         """
         if self.drafter is None or source is None:
             return SpeculativeBuilder(target, None, parse_time_ns(self.spec.search_time))
-        if self.uses_hidden_states and isinstance(source, BundleSource) and roofline is not None:
-            source = DrafterBundleSource(source, roofline)
         experts = plan_routing(ExpertSpec(), "allgather_reducescatter", self.drafter, self.layout, 0, Path())
         drafter = DrafterBuilder(
             self.drafter,

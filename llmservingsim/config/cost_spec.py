@@ -54,7 +54,8 @@ class CostSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     Attributes:
         rent: Prices of devices that are rented.
         own: Prices of devices that were bought; not beside ``rent``.
-        energy_per_kwh: Price of the energy that the run took, where that is known; by default it is part of the rest.
+        energy_per_kwh: Price of the energy that the run took, times ``power.pue``, where it is known; by default it
+            is part of the rest.
         currency: A label. Prices of the catalogue are in USD.
     """
 

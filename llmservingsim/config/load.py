@@ -88,11 +88,13 @@ def _plain(value: Any) -> Any:
         return {key: _plain(getattr(value, key)) for key in value.__struct_fields__}
     if isinstance(value, tuple | list):
         return [_plain(v) for v in value]
+    if isinstance(value, dict):
+        return _Open((key, _plain(v)) for key, v in value.items())
     return value
 
 
-class _NewSection(dict[str, object]):
-    """A section that the file left out: which keys it may have is known when it becomes a struct."""
+class _Open(dict[str, object]):
+    """Entries by names, or a section that the file left out: what it may hold is known once it is a struct."""
 
 
 def _set(data: Any, keys: Sequence[str], value: object, override: str) -> None:
@@ -104,7 +106,7 @@ def _set(data: Any, keys: Sequence[str], value: object, override: str) -> None:
                 raise ConfigError(f"--set {override}: {where} has the entries 0 to {len(data) - 1}, got {key!r}")
             place: Any = int(key)
         elif isinstance(data, dict):
-            if key not in data and not isinstance(data, _NewSection):
+            if key not in data and not isinstance(data, _Open):
                 raise ConfigError(
                     f"--set {override}: {where} has no key {key!r}{nearest(key, data)}; expected {one_of(data, 24)}"
                 )
@@ -114,7 +116,7 @@ def _set(data: Any, keys: Sequence[str], value: object, override: str) -> None:
         if last:
             data[place] = value
         elif isinstance(data, dict) and data.get(place) is None:
-            data[place] = _NewSection()
+            data[place] = _Open()
         data = data[place]
 
 

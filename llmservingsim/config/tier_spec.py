@@ -28,3 +28,10 @@ class TierSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def __post_init__(self) -> None:
         check_quantities(self, parse_size_bytes, "size")
+
+
+def tier_names(stated: object) -> object:
+    """Return what a message says of the value of a key: of a list of tiers, their names."""
+    if not isinstance(stated, tuple):
+        return stated
+    return [tier.tier if isinstance(tier, TierSpec) else tier for tier in stated]

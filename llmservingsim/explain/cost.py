@@ -98,10 +98,10 @@ def summarise_cost(plan: CostPlan, system: System, end_ns: int, summary: Mapping
     }
 
 
-def energy_total_j(summary: Mapping[str, Any]) -> float | None:
-    """Return the energy of the run that its summary states, None where it states none."""
+def energy_bought_j(summary: Mapping[str, Any]) -> float | None:
+    """Return the energy of the run that is paid for, with that of the facility; None where the summary states none."""
     stated = summary.get("energy_j")
-    total = stated.get("total") if isinstance(stated, Mapping) else stated
+    total = stated.get("facility", stated.get("total")) if isinstance(stated, Mapping) else stated
     return float(total) if isinstance(total, int | float) else None
 
 
@@ -156,7 +156,7 @@ def _hosts(plan: CostPlan, system: System, running: Mapping[int, Cover], end_ns:
 
 def _energy(plan: CostPlan, summary: Mapping[str, Any]) -> float | None:
     assert plan.spec.cost is not None
-    price, energy_j = plan.spec.cost.energy_per_kwh, energy_total_j(summary)
+    price, energy_j = plan.spec.cost.energy_per_kwh, energy_bought_j(summary)
     return None if price is None or energy_j is None else price * energy_j / J_PER_KWH
 
 

@@ -64,6 +64,10 @@ class BundleSource:
         self._expert_slices = expert_slices
         self._moe = ExpertTable(self._moe_rows(), experts_per_token) if experts_per_token else None
 
+    def holds(self, operator: str) -> bool:
+        """Whether an operator was measured."""
+        return operator in ("attention", "moe") or operator in self._dense or operator in self._per_sequence
+
     def latency_ns(self, operator: str, shape: BatchShape) -> int:
         """Interpolate the operator's time; extrapolate, and count it, beyond the measured grid."""
         if operator == "attention":

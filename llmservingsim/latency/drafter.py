@@ -1,6 +1,8 @@
-"""Operators of a drafter that no bundle holds."""
+"""Operators of a drafter that a bundle does not hold."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,20 +14,25 @@ from llmservingsim.shapes import BatchShape
 
 
 class DrafterBundleSource:
-    """A bundle whose blocks are also those of a drafter; what joins hidden states with embeddings has a roofline.
+    """A bundle whose blocks are also those of a drafter; what it does not hold has a roofline.
+
+    That is ``eh_proj``, which joins hidden states with embeddings, and the dense layers of a head whose model is a
+    mixture of experts.
 
     Args:
-        bundle: Times every other operator.
-        roofline: Times ``eh_proj``.
+        bundle: Times what was measured.
+        roofline: Times the other operators.
+        operators: Of the drafter.
     """
 
-    def __init__(self, bundle: BundleSource, roofline: RooflineSource) -> None:
+    def __init__(self, bundle: BundleSource, roofline: RooflineSource, operators: Iterable[str]) -> None:
         self._bundle = bundle
         self._roofline = roofline
+        self._missing = [operator for operator in operators if not bundle.holds(operator)]
 
     def latency_ns(self, operator: str, shape: BatchShape) -> int:
         """Return the operator's time for one batch."""
-        source = self._roofline if operator == "eh_proj" else self._bundle
+        source = self._roofline if operator in self._missing else self._bundle
         return source.latency_ns(operator, shape)
 
     def moe_latency_ns(self, work: ExpertWork) -> NDArray[np.int64]:
@@ -34,4 +41,4 @@ class DrafterBundleSource:
 
     def provenance(self) -> dict[str, object]:
         """Name the bundle, and what is not from it."""
-        return self._bundle.provenance() | {"roofline_operators": ["eh_proj"]}
+        return self._bundle.provenance() | {"roofline_operators": list(self._missing)}

@@ -25,7 +25,10 @@ def own_numbers(power: NodePowerSpec, extra: Mapping[str, AcceleratorSpec]) -> d
     """
     found = dict(extra)
     for name, stated in power.accelerators.items():
-        entry = find_accelerator(name, extra)
+        try:
+            entry = find_accelerator(name, extra)
+        except ConfigError as error:
+            raise ConfigError(f"power.accelerators: {error}") from None
         found[entry.name] = msgspec.structs.replace(entry, power=_with(entry, stated))
     return found
 

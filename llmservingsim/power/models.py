@@ -109,7 +109,7 @@ def make_power_model(name: str, power: PowerSpec, options: Mapping[str, Any] | N
     Raises:
         PluginError: If it is unknown, or its answers are no power.
     """
-    made: PowerModel = make_plugin("power", name, POWER_MODELS, (power,), ("running_w", "resting"), options)
+    made: PowerModel = make_plugin("power.model", name, POWER_MODELS, (power,), ("running_w", "resting"), options)
     _check(name, made)
     return made
 

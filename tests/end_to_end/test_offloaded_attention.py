@@ -208,6 +208,7 @@ NGRAM = {"method": "ngram", "num_speculative_tokens": 2, "acceptance": {"policy"
         ({"speculative_config": NGRAM}, "beside speculative_config"),
         ({"kv_role": "kv_producer"}, "kv_role 'kv_producer' moves KV"),
         ({"prefix_storage": "cpu"}, "prefix_storage 'cpu' moves KV"),
+        ({"prefix_storage": ["cpu", {"tier": "storage"}]}, r"prefix_storage \['cpu', 'storage'\] moves KV"),
         ({"preemption_mode": "swap"}, "preemption_mode 'swap' moves KV"),
         ({"placement": {"default": {"kv_loc": "cpu"}}}, "kv_loc 'cpu' contradicts operators.attention"),
         ({"operators": None, "sub_batch_interleaving": "auto"}, "sub_batch_interleaving: halves overlap"),

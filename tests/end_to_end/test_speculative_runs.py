@@ -180,6 +180,27 @@ def test_a_roofline_run_is_faster_with_good_drafts_and_slower_with_bad_ones() ->
     assert tpot(0.95) < tpot(0.6) < tpot(None) < tpot(0.0)
 
 
+def test_bundles_that_ship_time_drafts_under_a_power_cap_which_takes_longer() -> None:
+    """Prompts are bound by arithmetic, so TTFT rises when the clock falls; `eh_proj` is in no bundle."""
+
+    def ttft(**keys: str) -> float:
+        made = instance(model="meta-llama/Llama-3.1-8B", speculative_config=EAGLE, **keys)
+        summary = simulate(run_of(made, source=None), [RequestSpec(0, 0, 4000, 20)]).summary
+        told = summary["instances"][0]["speculative_decoding"]["drafter_latency"]
+        assert (told["source"], told["roofline_operators"]) == ("bundle", ["eh_proj"])
+        return float(summary["latency_ms"]["ttft"]["mean"])
+
+    assert ttft(power_cap="350W") > 1.1 * ttft()
+
+
+def test_dense_layers_of_a_head_beside_measured_experts_have_a_roofline() -> None:
+    made = instance(model="Qwen/Qwen3-30B-A3B", speculative_config=EAGLE, tensor_parallel_size=2)
+    summary = simulate(run_of(made, source=None), [RequestSpec(0, 0, 400, 20)]).summary
+    told = summary["instances"][0]["speculative_decoding"]["drafter_latency"]
+    assert told["roofline_operators"] == ["eh_proj", "gate_up_proj", "act_fn", "down_proj"]
+    assert summary["requests"]["finished"] == 1
+
+
 def test_a_bundle_times_the_model_and_its_drafter(shared: Path) -> None:
     profiles = [shared / "data" / "profiles"]
     section = EAGLE | {"num_speculative_tokens": 2}

@@ -1,4 +1,4 @@
-"""Sections of run files that are drawn: what clients do, and what scales."""
+"""Sections of run files that are drawn: what clients do, what scales, what parts draw and what they cost."""
 
 from __future__ import annotations
 
@@ -45,3 +45,66 @@ def scaling(draw: st.DrawFn, roles: list[str]) -> dict[str, Any]:
         "scale_down_delay": draw(times),
         "window": "20ms",
     }
+
+
+watts = st.integers(0, 400).map(lambda w: f"{w}W")
+per_bit = st.integers(0, 20).map(lambda pj: f"{pj}pJ/bit")
+NODE_POWER = {
+    "base": watts,
+    "cpu": st.builds(
+        lambda idle, span, u, s: {
+            "idle": f"{idle}W",
+            "active": f"{idle + span}W",
+            "utilisation": u,
+            "serving_utilisation": s,
+        },
+        st.integers(0, 50),
+        st.integers(0, 200),
+        st.floats(0, 1),
+        st.floats(0, 1),
+    ),
+    "dram": st.fixed_dictionaries({"idle": watts, "dimm_size": st.just("16GiB"), "energy_per_bit": per_bit}),
+    "link": st.fixed_dictionaries({"idle": watts, "count": st.integers(0, 8), "energy_per_bit": per_bit}),
+    "nic": st.fixed_dictionaries({"idle": watts}),
+    "storage": st.fixed_dictionaries({"idle": watts, "energy_per_bit": per_bit}),
+    "pim": st.just({"idle": "1W", "active": "3W", "channels": 8}),
+    "accelerators": st.sampled_from(
+        [
+            {},
+            {"H100": {"idle": "10W", "standby": "10W", "standby_duration": "2ms"}},
+            {"H100": {"idle": "50W", "standby": "90W", "standby_duration": "5ms", "active": "333W"}},
+        ]
+    ),
+}
+node_power = st.fixed_dictionaries({}, optional=NODE_POWER)
+run_power = st.fixed_dictionaries(
+    {
+        "stopped": st.sampled_from(["off", "idle"]),
+        "model": st.sampled_from(["states", "utilisation"]),
+        "pue": st.floats(1, 2),
+    },
+    optional={
+        "node": node_power,
+        "cxl": st.fixed_dictionaries({"idle": watts, "energy_per_bit": per_bit}),
+        "grid_carbon_intensity": st.just("400gCO2/kWh"),
+    },
+)
+
+prices = st.sampled_from(
+    [
+        {"energy_per_kwh": 0.2},
+        {"rent": {"device_per_hour": {"H100": 2.0}, "node_per_hour": 1.0}},
+        {"own": {"node": 1000, "utilisation": 0.5, "hosting_per_node_hour": 1}, "energy_per_kwh": 0.1},
+    ]
+)
+
+
+@st.composite
+def money(draw: st.DrawFn, num_nodes: int) -> tuple[dict[str, Any], list[dict[str, Any] | None]]:
+    """What the run draws and costs, and what each node draws."""
+    data: dict[str, Any] = {}
+    if draw(st.booleans()):
+        data["power"] = draw(run_power)
+    if draw(st.booleans()):
+        data["cost"] = draw(prices)
+    return data, [draw(st.none() | node_power) for _ in range(num_nodes)]

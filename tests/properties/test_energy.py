@@ -15,53 +15,12 @@ from test_everything_together import configs, experts, sessions, workloads
 from llmservingsim import Run
 from llmservingsim.errors import CapacityError, ConfigError
 from llmservingsim.report import Sample, SimulationResult
+from tests.properties.drawn_sections import node_power, run_power
 
 __all__ = ["experts"]  # a fixture
 
-watts = st.integers(0, 400).map(lambda w: f"{w}W")
-per_bit = st.integers(0, 20).map(lambda pj: f"{pj}pJ/bit")
-NODE = {
-    "base": watts,
-    "cpu": st.builds(
-        lambda idle, span, u, s: {
-            "idle": f"{idle}W",
-            "active": f"{idle + span}W",
-            "utilisation": u,
-            "serving_utilisation": s,
-        },
-        st.integers(0, 50),
-        st.integers(0, 200),
-        st.floats(0, 1),
-        st.floats(0, 1),
-    ),
-    "dram": st.fixed_dictionaries({"idle": watts, "dimm_size": st.just("16GiB"), "energy_per_bit": per_bit}),
-    "link": st.fixed_dictionaries({"idle": watts, "count": st.integers(0, 8), "energy_per_bit": per_bit}),
-    "nic": st.fixed_dictionaries({"idle": watts}),
-    "storage": st.fixed_dictionaries({"idle": watts, "energy_per_bit": per_bit}),
-    "accelerators": st.sampled_from(
-        [
-            {},
-            {"H100": {"idle": "10W", "standby": "10W", "standby_duration": "2ms"}},
-            {"H100": {"idle": "50W", "standby": "90W", "standby_duration": "5ms", "active": "333W"}},
-        ]
-    ),
-}
-nodes = st.fixed_dictionaries({}, optional=NODE)
-runs = st.fixed_dictionaries(
-    {
-        "stopped": st.sampled_from(["off", "idle"]),
-        "model": st.sampled_from(["states", "utilisation"]),
-        "pue": st.floats(1, 2),
-    },
-    optional={
-        "node": nodes,
-        "cxl": st.fixed_dictionaries({"idle": watts, "energy_per_bit": per_bit}),
-        "grid_carbon_intensity": st.just("400gCO2/kWh"),
-    },
-)
 
-
-@given(data=st.data(), drawn=workloads, power=runs, own=st.lists(st.none() | nodes, min_size=2, max_size=2))
+@given(data=st.data(), drawn=workloads, power=run_power, own=st.lists(st.none() | node_power, min_size=2, max_size=2))
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 def test_energy_is_conserved_whatever_is_combined(
     experts: str,

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from shares import check_limits
+from shares import check_cost, check_limits
 
 from llmservingsim import Run, RunOptions
 from llmservingsim.backend import NativeBackend, Ticket
@@ -26,7 +26,7 @@ from llmservingsim.report import RequestRecord
 from llmservingsim.shapes import BatchShape
 from llmservingsim.workload import RequestSpec, Session
 from tests import offload_device
-from tests.properties.drawn_sections import clients, scaling
+from tests.properties.drawn_sections import clients, money, scaling
 
 US, MS = 1_000, 1_000_000
 DENSE, LARGER = "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.2-3B"
@@ -271,6 +271,10 @@ def configs(draw: st.DrawFn, experts: str) -> dict[str, Any]:
             "load_kv_async": mode != "pull" or draw(st.integers(0, 3)) > 0,
         }
     data |= draw(clients())
+    priced, drawing = draw(money(len(data["nodes"])))
+    data |= priced
+    for node, power in zip(data["nodes"], drawing, strict=True):
+        node["power"] = power
     if draw(st.booleans()):
         data["autoscaling"] = draw(scaling(sorted({one["kv_role"] for one in listed})))
     return data
@@ -324,6 +328,8 @@ def check_run(spec: dict[str, Any], drawn: list[tuple[Any, int, int | None, int]
     assert counts["arrived"] == counts["finished"] + counts["aborted"] + counts["rejected"] == len(result.requests)
     check_at_rest(made)
     check_limits(result.summary["limits"])
+    check_cost(spec.get("cost"), result.summary)
+    json.dumps(result.summary, allow_nan=False)
     return "served"
 
 

@@ -193,12 +193,20 @@ def test_kv_of_some_blocks_elsewhere_makes_room_for_more_tokens() -> None:
     assert memory.num_blocks == pytest.approx(2 * whole.num_blocks, abs=1)
 
 
-@pytest.mark.parametrize("keys", [{"kv_role": "kv_producer"}, {"prefix_storage": "cpu"}, {"preemption_mode": "swap"}])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"kv_role": "kv_producer"},
+        {"prefix_storage": "cpu"},
+        {"prefix_storage": [{"tier": "cpu", "size": "1GiB"}]},
+        {"preemption_mode": "swap"},
+    ],
+)
 def test_kv_that_moves_on_must_lie_on_the_device(keys: dict[str, Any]) -> None:
     data = run_file({"blocks": [{"blocks": "0", "kv_loc": "cpu"}]}, **keys)
     (key,) = keys
     with pytest.raises(
-        ConfigError, match=f"placement: {key} '.*' moves KV from and to the device; expected kv_loc npu"
+        ConfigError, match=rf"placement: {key} (\['cpu'\]|'\w+') moves KV from and to the device; expected kv_loc npu"
     ):
         Run(data, REQUESTS)
 

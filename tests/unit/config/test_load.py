@@ -155,6 +155,18 @@ def test_an_override_sets_a_leaf_of_any_section() -> None:
     assert (spec.network.topology, spec.router, spec.seed) == ("Ring", "least_loaded", 3)
 
 
+def test_an_entry_by_name_is_added_or_changed() -> None:
+    spec = overridden("power.node.accelerators.H100.idle=50W", "nodes.0.power.accelerators.H100.idle=60W")
+    assert spec.power is not None
+    assert spec.power.node is not None
+    assert spec.power.node.accelerators["H100"].idle == "50W"
+    again = apply_overrides(spec, ["power.node.accelerators.H100.active=600W", "power.node.accelerators.A100.idle=9W"])
+    assert again.power is not None
+    assert again.power.node is not None
+    entries = again.power.node.accelerators
+    assert (entries["H100"].idle, entries["H100"].active, entries["A100"].idle) == ("50W", "600W", "9W")
+
+
 def test_the_last_of_two_overrides_of_a_leaf_wins() -> None:
     assert overridden("seed=4", "seed=5").seed == 5
 
@@ -174,6 +186,7 @@ def test_the_last_of_two_overrides_of_a_leaf_wins() -> None:
         ("nodes.first.instances=1", "nodes has the entries 0 to 0, got 'first'"),
         ("nodes.0.instances.0.hardwar=H200", "nodes.0.instances.0 has no key 'hardwar' (did you mean 'hardware'?)"),
         ("serving.latency.sorce=x", "serving.latency: unknown key 'sorce' in a section (did you mean 'source'?)"),
+        ("nodes.0.power.accelerators.H100.idl=1W", "nodes[0].power.accelerators[...]: unknown key 'idl'"),
         ("slo.ttf=1ms", "slo: unknown key 'ttf' in a section (did you mean 'ttft'?)"),
         ("network.bandwidth=900GBps", "network: bandwidth: 'GBps' is no unit of bandwidth (did you mean 'GB/s'?)"),
     ],

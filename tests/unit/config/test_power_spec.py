@@ -123,7 +123,7 @@ def test_memories_that_compute_draw_by_channel() -> None:
         ({"dram": {"idle": "4W"}}, "either dimm_size or dimms"),
         ({"dram": {"idle": "4W", "dimm_size": "32GiB"}}, "states no cpu_memory"),
         ({"link": {"idle": "4W", "energy_per_bit": "4pJ"}}, "pJ/bit"),
-        ({"accelerators": {"H10": {}}}, "H10"),
+        ({"accelerators": {"H10": {}}}, "power.accelerators: accelerator 'H10' is not in the catalogue"),
         ({"accelerators": {"H100": {"active": "1W"}}}, "active_w: expected at least idle_w"),
         ({"pim": {"idle": "4W", "active": "1W", "channels": 1}}, "active: expected at least idle"),
     ],

@@ -6,7 +6,7 @@ import pytest
 
 from llmservingsim import simulate
 from llmservingsim.errors import ConfigError
-from llmservingsim.explain.cost import energy_total_j, plan_cost, summarise_cost
+from llmservingsim.explain.cost import energy_bought_j, plan_cost, summarise_cost
 from llmservingsim.workload import RequestSpec
 
 HOUR_MS = 3_600_000
@@ -124,12 +124,30 @@ def test_energy_is_paid_for_where_it_is_known() -> None:
     assert told["components"]["energy"] == told["total"] == pytest.approx(0.5)
 
 
+def test_what_the_facility_takes_beside_the_computers_is_paid_for_too() -> None:
+    def paid(**power: float) -> float:
+        made = config(cost={"energy_per_kwh": 3.6}, power=power)
+        summary = simulate(made, REQUESTS).summary
+        assert summary["cost"]["components"]["energy"] == pytest.approx(summary["energy_j"]["facility"] / 1e6)
+        return float(summary["cost"]["components"]["energy"])
+
+    assert paid(pue=1.5) == pytest.approx(1.5 * paid())
+
+
 @pytest.mark.parametrize(
-    ("energy", "total"), [(None, None), ({"total": 2}, 2.0), (3.5, 3.5), ({}, None), ({"total": None}, None)]
+    ("energy", "total"),
+    [
+        (None, None),
+        ({"total": 2}, 2.0),
+        ({"total": 2, "facility": 3}, 3.0),
+        (3.5, 3.5),
+        ({}, None),
+        ({"total": None}, None),
+    ],
 )
 def test_energy_is_read_in_whatever_form_it_has(energy: object, total: float | None) -> None:
-    assert energy_total_j({"energy_j": energy}) == total
-    assert energy_total_j({}) is None
+    assert energy_bought_j({"energy_j": energy}) == total
+    assert energy_bought_j({}) is None
 
 
 def test_a_run_without_prices_has_no_cost() -> None:

@@ -153,6 +153,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "energy",
         "explain",
     },
+    "__main__": {"cli"},
     "": {"api", "report"},  # the package's face, `llmservingsim/__init__.py`
     # what uses runs
     "sweep": RUN | {"api", "resolve", ""},

@@ -172,3 +172,9 @@ def test_a_length_of_other_digits_is_refused(cli: Cli, tmp_path: Path) -> None:
     code, _, err = cli("workload", "generate", "-o", tmp_path / "t.jsonl", "--input-length", "²")
     assert code == 2
     assert "--input-length ²: expected a number or one of" in err
+
+
+def test_the_package_is_a_program_too(python: Cli) -> None:
+    done = python("-m", "llmservingsim", "profile", "systems")
+    assert (done.code, done.err) == (0, "")
+    assert "h100_sxm" in done.out

@@ -1,0 +1,5 @@
+"""``python -m llmservingsim`` is ``llmservingsim``."""
+
+from llmservingsim.cli.main import main
+
+main()

@@ -77,7 +77,11 @@ def test_a_deadline_beyond_the_clock_never_comes(patience_ns: int) -> None:
 
 
 def test_a_hundred_thousand_deadlines_cost_as_much_each_as_a_thousand(cpu_s: Callable[..., float]) -> None:
-    """All are in the heap at once and every other one is forgotten; the logarithms differ by a factor below 2."""
+    """All are in the heap at once and every other one is forgotten; the logarithms differ by a factor below 2.
+
+    A heap of 100,000 leaves the caches of a busy core, which made it 7 times as slow once; work that grew with the heap
+    would make it 100 times as slow.
+    """
 
     def serve(count: int) -> None:
         deadlines = Deadlines(Patience(ttft_ns=10**9))
@@ -88,4 +92,4 @@ def test_a_hundred_thousand_deadlines_cost_as_much_each_as_a_thousand(cpu_s: Cal
         assert len(drained(deadlines)) == count // 2
 
     few = min(cpu_s(lambda: [serve(1000) for _ in range(10)]) for _ in range(3)) / 10
-    assert cpu_s(lambda: serve(100_000)) < 100 * few * 6
+    assert min(cpu_s(lambda: serve(100_000)) for _ in range(2)) < 100 * few * 20

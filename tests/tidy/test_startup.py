@@ -25,11 +25,15 @@ def probe(module: str) -> tuple[float, set[str]]:
     return spent, set(loaded)
 
 
-# The face imports nothing until a name is used, about 0.01 s; all that a run needs takes about 0.2 s, half of it
-# NumPy's. The budgets leave room for a slow shared core.
+# The face imports nothing until a name is used, about 0.01 s; all that a run needs takes about 0.4 s, of which NumPy
+# takes 0.1. The budgets leave room for a shared core, and are those of a core on which NumPy takes as long.
+NUMPY_S = 0.1
+
+
 @pytest.mark.parametrize(("module", "cpu_budget_s"), [("llmservingsim", 0.3), ("llmservingsim.api", 0.6)])
 def test_the_import_is_quick_and_light(module: str, cpu_budget_s: float) -> None:
     """Best of three, because another process may have held the core."""
-    probes = [probe(module) for _ in range(3)]
-    assert sorted(HEAVY & probes[0][1]) == []
-    assert min(spent for spent, _ in probes) < cpu_budget_s
+    probes = [(probe("numpy")[0], probe(module)) for _ in range(3)]
+    assert sorted(HEAVY & probes[0][1][1]) == []
+    slower = max(1.0, min(numpy_s for numpy_s, _ in probes) / NUMPY_S)
+    assert min(spent for _, (spent, _) in probes) < cpu_budget_s * slower

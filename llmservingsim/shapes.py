@@ -35,6 +35,14 @@ class BatchShape(NamedTuple):
     num_drafts: int = 0
     draft_pairs: int = 0
 
+    def only_prefills(self) -> BatchShape:
+        """Return the batch without its decodes."""
+        return BatchShape(self.prefills, 0, 0, 0, sum(chunk.query_len for chunk in self.prefills))
+
+    def only_decodes(self) -> BatchShape:
+        """Return the batch without its prompt chunks."""
+        return self._replace(prefills=(), num_tokens=self.num_decodes + self.num_drafts)
+
     @property
     def num_sequences(self) -> int:
         """Rows that lm_head and sampler see, one per sequence and per draft.

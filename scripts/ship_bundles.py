@@ -16,9 +16,8 @@ from llmservingsim.latency import (
     MeasuredKernels,
     bundle_name,
     system_of,
-    write_bundle,
-    write_collectives,
 )
+from llmservingsim.latency.freeze import write_bundle, write_collectives
 from llmservingsim.model import ParallelLayout
 
 SHIPPED = Path(__file__).parents[1] / "llmservingsim" / "profiles"

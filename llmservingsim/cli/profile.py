@@ -18,10 +18,9 @@ from llmservingsim.latency import (
     MeasuredKernels,
     bundle_name,
     system_of,
-    write_bundle,
-    write_collectives,
 )
 from llmservingsim.latency.check import Subject, check_bundle
+from llmservingsim.latency.freeze import write_bundle, write_collectives
 from llmservingsim.latency.kernel_database import ENGINES, SYSTEMS
 from llmservingsim.model import ParallelLayout, check_layout
 

@@ -6,7 +6,6 @@ from llmservingsim.latency.clocked import at_clock
 from llmservingsim.latency.database_source import DatabaseSource, MeasuredKernels
 from llmservingsim.latency.drafter import DrafterBundleSource
 from llmservingsim.latency.find import SHIPPED, VARIANTS, bundle_name, find_bundle, is_older, shipped_model
-from llmservingsim.latency.freeze import write_bundle, write_collectives
 from llmservingsim.latency.kernel_database import KernelDatabase, system_of
 from llmservingsim.latency.operator_table import OperatorTableSource
 from llmservingsim.latency.roofline import RooflineSource
@@ -32,6 +31,4 @@ __all__ = [
     "is_older",
     "shipped_model",
     "system_of",
-    "write_bundle",
-    "write_collectives",
 ]

@@ -21,7 +21,7 @@ from llmservingsim.errors import ProfileError, nearest, one_of
 from llmservingsim.latency.expert_table import ExpertTable
 from llmservingsim.latency.kernel_attention import KernelAttention
 from llmservingsim.latency.skew import SkewModel
-from llmservingsim.latency.source import ExpertWork
+from llmservingsim.latency.source import PER_SEQUENCE, ExpertWork
 from llmservingsim.latency.tables import DecodeTable, LinearTable
 from llmservingsim.latency.varlen_attention import VarlenAttention
 from llmservingsim.shapes import BatchShape
@@ -31,7 +31,6 @@ _ATTENTION_COLUMNS = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "t
 PREFILLS = "prefills.csv"
 PREFILL_COLUMNS = ("prefills", "prefill_chunk", "kv_prefill", "time_us")
 _MOE_COLUMNS = ("tokens", "activated_experts", "time_us")
-_PER_SEQUENCE = frozenset({"lm_head", "sampler"})
 
 
 class BundleSource:
@@ -61,8 +60,7 @@ class BundleSource:
         self._varlen = VarlenAttention(rows[prefill]) if self._apart is None else None
         self._skew = SkewModel.load(folder / "skew.csv", self._decode, mode=skew)
         self._extrapolated: Counter[str] = Counter()
-        self._expert_slices = expert_slices
-        self._moe = ExpertTable(self._moe_rows(), experts_per_token) if experts_per_token else None
+        self._moe = ExpertTable(self._moe_rows(), experts_per_token, expert_slices) if experts_per_token else None
 
     def holds(self, operator: str) -> bool:
         """Whether an operator was measured."""
@@ -72,7 +70,7 @@ class BundleSource:
         """Interpolate the operator's time; extrapolate, and count it, beyond the measured grid."""
         if operator == "attention":
             return round(self._attention_us(shape) * NS_PER_US)
-        by_sequence = operator in _PER_SEQUENCE
+        by_sequence = operator in PER_SEQUENCE
         tables = self._per_sequence if by_sequence else self._dense
         if operator not in tables:
             raise ProfileError(
@@ -88,15 +86,13 @@ class BundleSource:
     def moe_latency_ns(self, work: ExpertWork) -> NDArray[np.int64]:
         """Interpolate the time of the experts; extrapolate, and count it, beyond the measured grid.
 
-        A rank with a slice of 1/s of every expert's width reads and multiplies as much as one that has 1/s of the
-        experts and pairs, and is timed like it. The measured time holds the router, which takes next to nothing.
+        The measured time holds the router, which takes next to nothing.
         """
         if self._moe is None:
             raise ProfileError(f"{self.folder}: operator 'moe' was not loaded: experts_per_token is 0")
-        pairs, activated = work.pairs / self._expert_slices, work.activated_experts / self._expert_slices
-        if not self._moe.covers(pairs, activated):
+        if not self._moe.covers(work.pairs, work.activated_experts):
             self._extrapolated["moe"] += 1
-        return np.rint(self._moe.at(pairs, activated) * NS_PER_US).astype(np.int64)
+        return np.rint(self._moe.at(work.pairs, work.activated_experts) * NS_PER_US).astype(np.int64)
 
     def _moe_rows(self) -> NDArray[np.float64]:
         """Measured with whole experts, so in the folder of one rank."""
@@ -129,18 +125,10 @@ class BundleSource:
 
 
 def _decode_table(rows: NDArray[np.float64], path: Path) -> DecodeTable:
-    by_count: dict[int, list[tuple[float, float]]] = {}
-    for _, _, count, kv, time_us in rows[rows[:, 2] > 0].tolist():
-        by_count.setdefault(int(count), []).append((kv, time_us))
-    if not by_count:
+    decodes = rows[rows[:, 2] > 0]
+    if not len(decodes):
         raise ProfileError(f"{path}: holds no decode batch (a row with prefill_chunk 0 and n_decode > 0)")
-    return DecodeTable({count: _columns(points) for count, points in by_count.items()})
-
-
-def _columns(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    """Turn (size, time) pairs into rising sizes and their times."""
-    points.sort()
-    return [size for size, _ in points], [time for _, time in points]
+    return DecodeTable.of_points(decodes[:, 2:].tolist())
 
 
 def _read_apart(folder: Path, decode: DecodeTable) -> KernelAttention | None:

@@ -20,7 +20,7 @@ from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec
 from llmservingsim.errors import ProfileError, one_of
 from llmservingsim.latency.roofline import RooflineSource
 from llmservingsim.latency.skew import MODES
-from llmservingsim.latency.source import ExpertWork
+from llmservingsim.latency.source import PER_SEQUENCE, ExpertWork
 from llmservingsim.latency.tables import LinearTable
 from llmservingsim.latency.v0_attention import DecodeKernel, OlderAttention
 from llmservingsim.latency.v0_files import Layers, read_attention, read_layers
@@ -47,7 +47,6 @@ _MOE = {"gate": ("gate",), "expert": ("expert.w1", "expert.w3", "act_fn", "exper
 
 _FUSED = frozenset({"qkv_proj", "gate_up_proj"})
 _FEW_TOKENS = 64
-_PER_SEQUENCE = frozenset({"lm_head", "sampler"})
 
 
 class OlderBundleSource:
@@ -103,7 +102,7 @@ class OlderBundleSource:
             computed = self._roofline.latency_ns(operator, shape)
             self._computed.add(operator)
             return computed
-        size = shape.num_sequences if operator in _PER_SEQUENCE else shape.num_tokens
+        size = shape.num_sequences if operator in PER_SEQUENCE else shape.num_tokens
         return round(self._at(operator, table, size))
 
     def moe_latency_ns(self, work: ExpertWork) -> NDArray[np.int64]:

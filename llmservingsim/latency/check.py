@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec
 from llmservingsim.latency.bundle import PREFILL_COLUMNS, PREFILLS, load_rows, read_attention, read_points
-from llmservingsim.latency.database_source import decode_table
 from llmservingsim.latency.kernel_attention import KernelAttention
+from llmservingsim.latency.tables import DecodeTable
 from llmservingsim.latency.tiles import LogGrid
 from llmservingsim.latency.varlen_attention import VarlenAttention
 from llmservingsim.model import Operator, ParallelLayout, Work, model_operators
@@ -170,7 +170,7 @@ def _mixed(rows: Floats) -> Finding:
 
 def _apart(rows: Floats, decodes: Floats) -> Finding:
     """Batches of equal prompt chunks."""
-    table = decode_table(decodes)
+    table = DecodeTable.of_points(decodes.tolist())
 
     def fit(kept: Floats) -> Callable[[Floats], float]:
         model = KernelAttention(kept, table)

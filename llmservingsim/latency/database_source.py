@@ -25,9 +25,9 @@ from llmservingsim.latency.gemm_table import GemmTable
 from llmservingsim.latency.kernel_attention import KernelAttention
 from llmservingsim.latency.kernel_database import KernelDatabase
 from llmservingsim.latency.roofline import RooflineSource
-from llmservingsim.latency.source import ExpertWork
+from llmservingsim.latency.source import PER_SEQUENCE, ExpertWork
 from llmservingsim.latency.tables import DecodeTable, LinearTable
-from llmservingsim.model import IndexedBy, Operator, OperatorKind, ParallelLayout, Work, model_operators
+from llmservingsim.model import Operator, OperatorKind, ParallelLayout, Work, model_operators
 from llmservingsim.model.weights import kv_heads_per_rank
 from llmservingsim.shapes import BatchShape
 from llmservingsim.units import NS_PER_US
@@ -165,9 +165,11 @@ class DatabaseSource:
         model, layout = kernels.model, kernels.layout
         self._kernels = kernels
         self._tables = {name: LinearTable(*measured) for name, measured in kernels.products.items()}
-        self._by_sequence = {op.name for op in _products(model) if op.indexed_by is IndexedBy.SEQUENCES}
-        self._attention = KernelAttention(kernels.prefills, decode_table(kernels.decodes), kernels.tiles_per_decode)
-        self._moe = ExpertTable(kernels.experts, model.experts_per_token) if len(kernels.experts) else None
+        self._attention = KernelAttention(
+            kernels.prefills, DecodeTable.of_points(kernels.decodes.tolist()), kernels.tiles_per_decode
+        )
+        experts, slices = kernels.experts, layout.expert_slices
+        self._moe = ExpertTable(experts, model.experts_per_token, slices) if len(experts) else None
         self._rest = RooflineSource(model, layout, accelerator)
         self._extrapolated: Counter[str] = Counter()
         self._from_roofline: set[str] = set()
@@ -182,20 +184,18 @@ class DatabaseSource:
         if table is None:
             self._from_roofline.add(operator)
             return self._rest.latency_ns(operator, shape)
-        size = shape.num_sequences if operator in self._by_sequence else shape.num_tokens
+        size = shape.num_sequences if operator in PER_SEQUENCE else shape.num_tokens
         if not table.covers(size):
             self._extrapolated[operator] += 1
         return round(table.at(size) * NS_PER_US)
 
     def moe_latency_ns(self, work: ExpertWork) -> NDArray[np.int64]:
-        """Interpolate the time of the experts; as in a bundle, a slice of an expert counts as its part of one."""
+        """Interpolate the time of the experts; extrapolate, and count it, beyond the measured grid."""
         if self._moe is None:
             raise ProfileError(f"{self._kernels.model.name} has no experts")
-        slices = self._kernels.layout.expert_slices
-        pairs, activated = work.pairs / slices, work.activated_experts / slices
-        if not self._moe.covers(pairs, activated):
+        if not self._moe.covers(work.pairs, work.activated_experts):
             self._extrapolated["moe"] += 1
-        return np.rint(self._moe.at(pairs, activated) * NS_PER_US).astype(np.int64)
+        return np.rint(self._moe.at(work.pairs, work.activated_experts) * NS_PER_US).astype(np.int64)
 
     def provenance(self) -> dict[str, object]:
         """Name the system, the engine's versions, what came from the roofline and the extrapolations."""
@@ -209,14 +209,6 @@ class DatabaseSource:
             "from_roofline": sorted(self._from_roofline),
             "extrapolated_shapes": dict(sorted(self._extrapolated.items())),
         }
-
-
-def decode_table(rows: Rows) -> DecodeTable:
-    """Return the times of decodes from (sequences, KV length, time) rows."""
-    by_count: dict[int, list[tuple[float, float]]] = {}
-    for count, kv, time_us in sorted(rows.tolist()):
-        by_count.setdefault(int(count), []).append((kv, time_us))
-    return DecodeTable({count: ([kv for kv, _ in of], [t for _, t in of]) for count, of in by_count.items()})
 
 
 def _products(model: ModelSpec) -> list[Operator]:

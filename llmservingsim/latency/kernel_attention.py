@@ -41,7 +41,7 @@ class KernelAttention:
 
     def __init__(self, prefills: Array, decode: DecodeTable, tiles_per_decode: float = 0.0) -> None:
         self._tiles_per_decode = tiles_per_decode
-        features = np.array([_features(_equal(*row)) for row in prefills[:, :3].astype(int).tolist()])
+        features = np.array([_features_of_equal(*row) for row in prefills[:, :3].astype(int).tolist()])
         self._weights: list[float] = non_negative_fit(features / prefills[:, 3:4]).tolist()
         ratio = np.log(prefills[:, 3] / (features @ np.array(self._weights)))
         alone = prefills[:, 2] == prefills[:, 2].min()
@@ -93,15 +93,17 @@ def _mean_kv(shape: BatchShape) -> float:
     return shape.decode_kv_tokens / shape.num_decodes
 
 
-def _equal(count: int, query: int, context: int) -> tuple[Chunk, ...]:
-    return (Chunk(query, context),) * count
-
-
 def _features(chunks: tuple[Chunk, ...]) -> tuple[float, float, float, float]:
     """Return (1, active tiles, summed context, longest context), all per head."""
     tiles = float(sum(-(-chunk.query_len // TILE_ROWS) for chunk in chunks))
     context = sum(own_context(chunk) for chunk in chunks)
     return 1.0, tiles, context, float(max(chunk.context_len + chunk.query_len for chunk in chunks))
+
+
+def _features_of_equal(count: int, query: int, context: int) -> tuple[float, float, float, float]:
+    """The same of so many chunks of one kind."""
+    one, tiles, summed, longest = _features((Chunk(query, context),))
+    return one, count * tiles, count * summed, longest
 
 
 def _anchor(chunks: tuple[Chunk, ...]) -> tuple[float, float]:

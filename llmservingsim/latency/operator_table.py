@@ -15,12 +15,10 @@ from llmservingsim.errors import ProfileError, nearest, one_of
 from llmservingsim.latency.attention_table import AttentionTable
 from llmservingsim.latency.operator_rows import OperatorRow, read_operator_rows
 from llmservingsim.latency.roofline import RooflineSource
-from llmservingsim.latency.source import ExpertWork
+from llmservingsim.latency.source import PER_SEQUENCE, ExpertWork
 from llmservingsim.latency.tables import LinearTable
 from llmservingsim.model import block_operators, model_operators
 from llmservingsim.shapes import BatchShape
-
-_PER_SEQUENCE = frozenset({"lm_head", "sampler"})
 
 
 class OperatorTableSource:
@@ -53,7 +51,7 @@ class OperatorTableSource:
             if operator == "attention":
                 self._attention = [AttentionTable(part, path) for part in scaled]
             else:
-                self._dense[operator] = [_linear(part, operator in _PER_SEQUENCE, path) for part in scaled]
+                self._dense[operator] = [_linear(part, operator in PER_SEQUENCE, path) for part in scaled]
         attention = self._attention
         self._times_decodes = attention is not None and all(table.times_decodes for table in attention)
         self._times_chunks = attention is not None and all(table.times_chunks for table in attention)
@@ -73,7 +71,7 @@ class OperatorTableSource:
         tables = self._dense.get(operator)
         if tables is None:
             return self._roofline.latency_ns(operator, shape)
-        size = shape.num_sequences if operator in _PER_SEQUENCE else shape.num_tokens
+        size = shape.num_sequences if operator in PER_SEQUENCE else shape.num_tokens
         if not all(table.covers(size) for table in tables):
             self._extrapolated[operator] += 1
         return round(sum(table.at(size) for table in tables))
@@ -100,28 +98,20 @@ class OperatorTableSource:
         if self._times_decodes:
             found = [table.decode_ns(shape) for table in tables]
         else:
-            found = [(self._roofline.latency_ns("attention", _without_chunks(shape)), True)]
+            found = [(self._roofline.latency_ns("attention", shape.only_decodes()), True)]
         if self._times_chunks:
             found += [table.chunk_ns(chunk) for table in tables for chunk in shape.prefills]
         else:
-            found.append((self._roofline_of_chunks(shape), True))
+            found.append((self._roofline.latency_ns("attention", shape.only_prefills()), True))
         if not all(inside for _, inside in found):
             self._extrapolated["attention"] += 1
         return round(sum(time_ns for time_ns, _ in found))
-
-    def _roofline_of_chunks(self, shape: BatchShape) -> int:
-        tokens = sum(chunk.query_len for chunk in shape.prefills)
-        return self._roofline.latency_ns("attention", BatchShape(shape.prefills, 0, 0, 0, tokens))
 
     def _find_missing(self, known: Iterable[str]) -> list[str]:
         """Operators, and halves of attention, that the roofline times, in the model's order."""
         missing = [name for name in dict.fromkeys(known) if name not in self._dense and name != "attention"]
         halves = {"attention of decodes": self._times_decodes, "attention of prompts": self._times_chunks}
         return missing + [name for name, timed in halves.items() if not timed]
-
-
-def _without_chunks(shape: BatchShape) -> BatchShape:
-    return shape._replace(prefills=(), num_tokens=shape.num_decodes + shape.num_drafts)
 
 
 def _parts(

@@ -7,7 +7,11 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from llmservingsim.model import IndexedBy, end_operators
 from llmservingsim.shapes import BatchShape
+
+PER_SEQUENCE = frozenset(op.name for op in end_operators() if op.indexed_by is IndexedBy.SEQUENCES)
+"""Operators that depend on the number of sequences; all others but attention and experts on that of tokens."""
 
 
 class ExpertWork(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 
 class LinearTable:
@@ -63,6 +63,14 @@ class DecodeTable:
     ) -> None:
         self._counts = sorted(rows)
         self._tables = [LinearTable(*rows[count], (slopes or {}).get(count)) for count in self._counts]
+
+    @classmethod
+    def of_points(cls, points: Iterable[tuple[float, float, float]]) -> DecodeTable:
+        """Build a table from (sequences, KV length, time), in any order; at least one."""
+        rows: dict[int, list[tuple[float, float]]] = {}
+        for count, kv, time in sorted(points):
+            rows.setdefault(int(count), []).append((kv, time))
+        return cls({count: ([kv for kv, _ in row], [time for _, time in row]) for count, row in rows.items()})
 
     def covers(self, count: float, kv: float) -> bool:
         """Whether the point lies within the measured grid."""

@@ -155,7 +155,7 @@ class AcceleratorPart:
             return self.source.latency_ns(operator, shape)
         if operator != ATTENTION or not shape.prefills:
             return 0
-        return self.source.latency_ns(operator, BatchShape(shape.prefills, 0, 0, 0, _prompt_tokens(shape)))
+        return self.source.latency_ns(operator, shape.only_prefills())
 
     def provenance(self) -> dict[str, object]:
         """Say where the numbers of the accelerator come from."""
@@ -175,10 +175,6 @@ def accelerator_part(source: LatencySource, moved: Mapping[str, Helper]) -> Acce
     """Return what a source says of what stays; it times experts if the source does."""
     kind = ExpertAcceleratorPart if isinstance(source, ExpertLatencySource) else AcceleratorPart
     return kind(source, moved)
-
-
-def _prompt_tokens(shape: BatchShape) -> int:
-    return sum(chunk.query_len for chunk in shape.prefills)
 
 
 @dataclass(eq=False)

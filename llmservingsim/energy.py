@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 
 import numpy as np
 
@@ -136,22 +137,16 @@ def _stages(spec: RunSpec, system: System, end_ns: int) -> Iterator[StageRun]:
 def _uptimes(system: System, instance: Instance, end_ns: int) -> Sequence[Uptime]:
     """When an instance was not stopped."""
     pools = system.autoscaler.pools if system.autoscaler is not None else ()
-    changes = [c for pool in pools for c in pool.changes if c.instance == instance.index]
-    if not changes:
+    pool = next((pool for pool in pools if instance in pool.instances), None)
+    if pool is None:
         return [Uptime(0, 0, end_ns)]
     found = []
-    up_ns = ready_ns = -1
-    for change in changes:
-        time_ns = min(change.time_ns, end_ns)
-        if change.phase == "stopped":
-            if up_ns >= 0:
-                found.append(Uptime(up_ns, time_ns if ready_ns < 0 else ready_ns, time_ns))
-            up_ns = ready_ns = -1
-            continue
-        up_ns = time_ns if up_ns < 0 else up_ns
-        ready_ns = time_ns if change.phase == "active" and ready_ns < 0 else ready_ns
-    if up_ns >= 0:
-        found.append(Uptime(up_ns, end_ns if ready_ns < 0 else ready_ns, end_ns))
+    for is_stopped, stretches in groupby(pool.stretches(instance, end_ns), lambda stretch: stretch.phase == "stopped"):
+        if not is_stopped:
+            up = list(stretches)
+            down_ns = up[-1].end_ns
+            ready_ns = next((stretch.begin_ns for stretch in up if stretch.phase == "active"), down_ns)
+            found.append(Uptime(up[0].begin_ns, ready_ns, down_ns))
     return found
 
 

@@ -60,6 +60,14 @@ class PhaseChange(NamedTuple):
     phase: Phase
 
 
+class Stretch(NamedTuple):
+    """A time in which an instance stays in one phase."""
+
+    phase: Phase
+    begin_ns: int
+    end_ns: int
+
+
 class ScaledPool:
     """Decides which instances of a pool run.
 
@@ -212,6 +220,13 @@ class ScaledPool:
             f"autoscaling of {self.model}: {self._num_held} requests are held, and policy {self.policy_name!r} leaves "
             f"it at {up} instances of at most {most}"
         )
+
+    def stretches(self, instance: Instance, end_ns: int) -> list[Stretch]:
+        """Return the phases of one of its instances one after another, until ``end_ns``."""
+        changes = [change for change in self.changes if change.instance == instance.index]
+        begins = [min(change.time_ns, end_ns) for change in changes]
+        ends = [*begins[1:], end_ns]
+        return [Stretch(c.phase, begin, end) for c, begin, end in zip(changes, begins, ends, strict=True)]
 
     def _stop_idle(self, now_ns: int) -> None:
         if not self._num["draining"]:

@@ -13,9 +13,6 @@ def phases(system: System, end_ns: int, *wanted: Phase) -> dict[int, Cover]:
     found = {i.index: whole if "active" in wanted else Cover.of([], []) for i in system.instances}
     for pool in system.autoscaler.pools if system.autoscaler is not None else ():
         for instance in pool.instances:
-            changes = [change for change in pool.changes if change.instance == instance.index]
-            begins = [min(change.time_ns, end_ns) for change in changes]
-            stretches = zip(changes, begins, [*begins[1:], end_ns], strict=True)
-            kept = [(begin, end) for change, begin, end in stretches if change.phase in wanted]
-            found[instance.index] = Cover.of([begin for begin, _ in kept], [end for _, end in kept])
+            kept = [stretch for stretch in pool.stretches(instance, end_ns) if stretch.phase in wanted]
+            found[instance.index] = Cover.of([of.begin_ns for of in kept], [of.end_ns for of in kept])
     return found

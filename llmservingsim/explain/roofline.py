@@ -7,6 +7,7 @@ graph computed is divided in the ratio of these.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -15,17 +16,8 @@ from numpy.typing import NDArray
 from llmservingsim.activity import Activity, ActivityLog
 from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec
 from llmservingsim.instance import Instance
-from llmservingsim.model import (
-    Operator,
-    OperatorKind,
-    ParallelLayout,
-    Work,
-    block_operators,
-    end_operators,
-    stage_range,
-    start_operators,
-)
-from llmservingsim.trace import GraphBuilder
+from llmservingsim.model import Operator, OperatorKind, ParallelLayout, Work
+from llmservingsim.trace.segments import stage_steps
 
 Floats = NDArray[np.float64]
 
@@ -68,7 +60,7 @@ def split_compute(instance: Instance, log: ActivityLog, row: Activity) -> Bound:
         row.kv_tokens + prompt * (prompt + 1) / 2,
         row.kv_tokens + prompt,
     )
-    counts = _operators(builder)
+    counts = Counter(step.operator for step in stage_steps(builder.model, builder.layout, builder.stage))
     compute = bandwidth = np.zeros(len(prompt))
     for operator, count in counts.items():
         if operator.kind is OperatorKind.ATTENTION and row.offload_ns.any():
@@ -80,20 +72,6 @@ def split_compute(instance: Instance, log: ActivityLog, row: Activity) -> Bound:
     known = total > 0
     share = np.divide(compute, total, out=np.zeros_like(total), where=known)
     return Bound(share, np.where(known, 1 - share, 0), np.where(known, 0.0, 1.0))
-
-
-def _operators(builder: GraphBuilder) -> dict[Operator, int]:
-    """How often each operator runs in a stage."""
-    model, layout, stage = builder.model, builder.layout, builder.stage
-    operators = list(start_operators()) if stage == 0 else []
-    for layer in stage_range(model.num_layers, layout.pp, stage):
-        operators += block_operators(model, layer)
-    if stage == layout.pp - 1:
-        operators += end_operators()
-    found: dict[Operator, int] = {}
-    for operator in operators:
-        found[operator] = found.get(operator, 0) + 1
-    return found
 
 
 def _seconds(

@@ -60,12 +60,10 @@ def _pool(pool: ScaledPool, spent_ns: dict[int, dict[Phase, int]], end_ns: int) 
 def _spent_ns(pool: ScaledPool, end_ns: int) -> dict[int, dict[Phase, int]]:
     """Instance -> phase -> time spent in it."""
     spent: dict[int, dict[Phase, int]] = {i.index: dict.fromkeys(_COUNTED, 0) for i in pool.instances}
-    entered: dict[int, tuple[int, Phase]] = {}
-    for time_ns, index, phase in (*pool.changes, *((end_ns, i.index, "stopped") for i in pool.instances)):
-        since_ns, before = entered.get(index, (time_ns, "stopped"))
-        if before != "stopped":
-            spent[index][before] += min(time_ns, end_ns) - min(since_ns, end_ns)
-        entered[index] = time_ns, phase
+    for instance in pool.instances:
+        for phase, begin_ns, until_ns in pool.stretches(instance, end_ns):
+            if phase != "stopped":
+                spent[instance.index][phase] += until_ns - begin_ns
     return spent
 
 

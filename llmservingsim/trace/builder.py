@@ -148,6 +148,11 @@ class IterationBuilder:
             found[self._memory_nodes] = accesses
         return found
 
+    def all_sizes_bytes(self, shapes: Sequence[BatchShape]) -> Values:
+        """Return what `sizes_bytes` does, zeros where nothing moves."""
+        sizes = self.sizes_bytes(shapes)
+        return np.zeros(len(self.template), dtype=np.int64) if sizes is None else sizes
+
     def recalling(self, sites: Mapping[str, Site], kv_token_bytes: int) -> IterationBuilder:
         """Return a builder of the same iterations, in which keys and values come up from some memories as well."""
         plan = self.fetches or FetchPlan(Placement(self.model, self.layout), [{}])

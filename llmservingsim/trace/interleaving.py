@@ -53,7 +53,9 @@ class InterleavedBuilder:
     def sizes_bytes(self, shapes: Sequence[BatchShape]) -> Values | None:
         """Return the size of every node of `template`, or None if none has one."""
         del shapes
-        return self._merge([sizes_of(half, shape) for half, shape in zip(self._halves, self.shapes, strict=True)])
+        return self._merge(
+            [half.all_sizes_bytes((shape,)) for half, shape in zip(self._halves, self.shapes, strict=True)]
+        )
 
     def count_moved(self, sizes: Values) -> int:
         """Note the sizes of an iteration that is submitted; return what its collectives send."""
@@ -78,12 +80,6 @@ class InterleavedBuilder:
     def _merge(self, parts: Sequence[Values]) -> Values:
         merged: Values = np.concatenate(parts)[self._order]
         return merged
-
-
-def sizes_of(builder: OffloadBuilder, shape: BatchShape) -> Values:
-    """Return the size of every node of a builder's template, zeros where nothing moves."""
-    sizes = builder.sizes_bytes((shape,))
-    return np.zeros(len(builder.template), dtype=np.int64) if sizes is None else sizes
 
 
 def _interleave(halves: Sequence[tuple[Graph, Sequence[int]]]) -> tuple[Graph, NDArray[np.int64]]:

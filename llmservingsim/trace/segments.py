@@ -103,7 +103,7 @@ class Segment:
 
 def cut_stage(model: ModelSpec, layout: ParallelLayout, stage: int, all2all_backend: str) -> list[Segment]:
     """Cut the operators of a pipeline stage before and behind collectives."""
-    return _cut(_stage_steps(model, layout, stage), _Exchange(model, layout, all2all_backend))
+    return _cut(stage_steps(model, layout, stage), _Exchange(model, layout, all2all_backend))
 
 
 def cut_drafter(
@@ -140,7 +140,8 @@ def _cut(steps: Iterable[Step], exchange: _Exchange) -> list[Segment]:
     return [*segments, Segment(tuple(current))] if current else segments
 
 
-def _stage_steps(model: ModelSpec, layout: ParallelLayout, stage: int) -> Iterator[Step]:
+def stage_steps(model: ModelSpec, layout: ParallelLayout, stage: int) -> Iterator[Step]:
+    """Yield the operators of a pipeline stage at their places, in order."""
     if stage == 0:
         yield from (Step("start", operator) for operator in start_operators())
     yield from _block_steps(model, stage_range(model.num_layers, layout.pp, stage))

@@ -123,9 +123,9 @@ class SpeculativeBuilder:
         """Return the message size of every node of `template`, or None if there is no communication."""
         if not self._communicates:
             return None
-        parts = [_sizes(self._target, shapes)]
+        parts = [self._target.all_sizes_bytes(shapes)]
         if self.drafter is not None:
-            parts += [_sizes(self.drafter, (shape,)) for shape in self.drafter.passes(shapes[0])]
+            parts += [self.drafter.all_sizes_bytes((shape,)) for shape in self.drafter.passes(shapes[0])]
         return self._merge([*parts, np.zeros_like(self._search_durations)])
 
     def count_moved(self, sizes: Values) -> int:
@@ -160,11 +160,6 @@ class SpeculativeBuilder:
             np.broadcast_to(p.reshape(-1, size), (classes, size)) for p, size in zip(parts, sizes, strict=True) if size
         ]
         return np.concatenate(rows, axis=1).ravel()
-
-
-def _sizes(builder: IterationBuilder, shapes: Sequence[BatchShape]) -> Values:
-    sizes = builder.sizes_bytes(shapes)
-    return np.zeros(len(builder.template), dtype=np.int64) if sizes is None else sizes
 
 
 def _join(target: Graph, tails: Sequence[Graph]) -> Graph:

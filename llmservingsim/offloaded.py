@@ -65,8 +65,8 @@ class OffloadedIterations:
         sums = self.groups.formed(batch) if self.groups is not None else None
         whole = self._made(self._whole, Form.of(shape), Form.of(shape))
         if sums is not None:
-            whole.requests, whole.context_tokens = sums.requests.sum(axis=0), sums.context_tokens.sum(axis=0)
-            self.busy_ns.append(int(whole.attention_ns().sum()) * whole.model.num_layers)
+            whole.expect(sums.requests.sum(axis=0), sums.context_tokens.sum(axis=0))
+            self.busy_ns.append(int(whole.attention_ns.sum()) * whole.model.num_layers)
             pieces = self._split(shape, sums) if self._interleaving != "never" else []
             if pieces and (self._interleaving == "always" or predict_ns(pieces) < predict_ns([(whole, shape)])):
                 return self._interleaved(pieces)
@@ -86,7 +86,7 @@ class OffloadedIterations:
             own = BatchShape(prefills, decodes, kv_tokens, min(shape.max_decode_kv_tokens, kv_tokens), tokens)
             form = Form.of(own)
             builder = self._made(self._halves, (half, form), form)
-            builder.requests, builder.context_tokens = sums.requests[half], sums.context_tokens[half]
+            builder.expect(sums.requests[half], sums.context_tokens[half])
             pieces.append((builder, own))
         return pieces
 

@@ -154,7 +154,7 @@ class _Costs:
         run = builder.attention_run
         if run is not None:
             link = run.helper.link
-            taken = builder.attention_ns()
+            taken = builder.attention_ns
             self.is_asked = taken > 0
             self.memory_ns = np.asarray((taken + link.latency_ns) * self.is_asked, dtype=np.float64)
             self.there_ns = link.store_ns(shape.num_decodes * run.store.num_bytes)

@@ -184,7 +184,8 @@ class OffloadBuilder(IterationBuilder):
     Attributes:
         offload: Who computes what.
         form: Of the batches.
-        requests, context_tokens: Of the decodes of the next iteration, by groups of channels, shape ``[groups]``.
+        attention_ns: What the decode attention of one block takes in each group of channels, of the next iteration,
+            shape ``[groups]``.
         template_steps: Of every node of `template`, as `steps_of` tells.
         others: Builders of the same instance whose bytes this one tells with its own.
     """
@@ -198,7 +199,7 @@ class OffloadBuilder(IterationBuilder):
             self.source = self.source.source
         self._away = self.offload.moved(self.form)
         self.source = accelerator_part(self.source, self._away)
-        self.requests = self.context_tokens = NOBODY
+        self.attention_ns = NOBODY
         self.others: list[OffloadBuilder] = []
         super().__post_init__()
         self.template_steps = self.steps_of(self.segment_of)
@@ -209,7 +210,7 @@ class OffloadBuilder(IterationBuilder):
         return replace(self, form=form)
 
     def durations_ns(self, shapes: Sequence[BatchShape]) -> Values:
-        """Return the duration of every node of `template`, shape ``[nodes]``; decodes are those of `requests`."""
+        """Return the duration of every node of `template`, shape ``[nodes]``; decodes are those of `expect`."""
         durations = super().durations_ns(shapes)
         durations[self.template.type == NodeType.PIM_COMP] = self._computed_ns(shapes)
         return durations
@@ -226,11 +227,10 @@ class OffloadBuilder(IterationBuilder):
         for other in self.others:
             yield from other.moved_bytes()
 
-    def attention_ns(self) -> Values:
-        """Return what the decode attention of one block takes in each group of channels."""
-        if ATTENTION not in self._away:
-            return NOBODY
-        return self._away[ATTENTION].device.attention_ns(self.requests, self.context_tokens)
+    def expect(self, requests: Values, context_tokens: Values) -> None:
+        """Take the decodes of the next iteration, by groups of channels, shapes ``[groups]``."""
+        if ATTENTION in self._away:
+            self.attention_ns = self._away[ATTENTION].device.attention_ns(requests, context_tokens)
 
     @property
     def attention_run(self) -> Run | None:
@@ -267,7 +267,7 @@ class OffloadBuilder(IterationBuilder):
         (shape,) = shapes
         times: dict[str, Values] = {}
         for name, helper in self._away.items():
-            taken = self.attention_ns() if name == ATTENTION else np.array([helper.device.latency_ns(name, shape)])
+            taken = self.attention_ns if name == ATTENTION else np.array([helper.device.latency_ns(name, shape)])
             parts = -(-taken // self.layout.tp)
             times[name] = np.broadcast_to(parts if helper.per_group else parts.max(), helper.num_channels)
         found = [times[name] for run in self._runs for name in run.operators]

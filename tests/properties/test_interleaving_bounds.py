@@ -54,7 +54,7 @@ def test_two_halves_overlap_within_bounds_and_as_predicted(
     pieces = []
     for shape, requests, context in (one, other):
         builder = base.of(Form.of(shape))
-        builder.requests, builder.context_tokens = np.array(requests), np.array(context)
+        builder.expect(np.array(requests), np.array(context))
         pieces.append((builder, shape))
     together = InterleavedBuilder(pieces[0][0], pieces[1][0])
     together.shapes = (one[0], other[0])

@@ -21,9 +21,9 @@ from llmservingsim.energy import check_power, count_energy
 from llmservingsim.errors import ConfigError
 from llmservingsim.explain import Observed, plan_cost, summarise_cost, summarise_limits
 from llmservingsim.export import TraceExporter
+from llmservingsim.libraries import Libraries
 from llmservingsim.loop import serve
 from llmservingsim.memory_traffic import memory_traffic
-from llmservingsim.parts import Libraries
 from llmservingsim.placement import placement_notes
 from llmservingsim.report import (
     Attainment,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from msgspec.structs import replace
 
@@ -27,6 +26,7 @@ from llmservingsim.latency import (
     shipped_model,
     system_of,
 )
+from llmservingsim.libraries import Libraries
 from llmservingsim.model import ParallelLayout
 from llmservingsim.plugins import make_plugin
 
@@ -50,8 +50,7 @@ class LatencyChoice:
         accelerator: Its catalogue entry.
         is_catalogued: Whether that is the catalogue's own; a user's may have the same name.
         kv_cache_dtype: Of cached keys and values.
-        profiles: Directories of bundles that the user gave.
-        base: Where relative paths of the run file start.
+        libraries: Where things are looked up.
     """
 
     spec: LatencySpec
@@ -60,8 +59,7 @@ class LatencyChoice:
     accelerator: AcceleratorSpec
     is_catalogued: bool
     kv_cache_dtype: str
-    profiles: tuple[Path, ...]
-    base: Path
+    libraries: Libraries
 
     def source(self, model: ModelSpec, layout: ParallelLayout, asked: str) -> LatencySource:
         """Return what times one rank of a model.
@@ -92,7 +90,7 @@ class LatencyChoice:
         if self.spec.table:
             return "table"
         ships = self.is_catalogued and self._shipped(model, layout) is not None
-        return "bundle" if self.profiles or ships else "roofline"
+        return "bundle" if self.libraries.profiles or ships else "roofline"
 
     def _shipped(self, model: ModelSpec, layout: ParallelLayout) -> str | None:
         return shipped_model(self.accelerator.name, model, self._variant(model), layout.tp)
@@ -102,8 +100,8 @@ class LatencyChoice:
 
     def _bundle(self, model: ModelSpec, layout: ParallelLayout) -> LatencySource:
         """A bundle from the user's directories, or where there are none from those that ship."""
-        if self.profiles:
-            folder = find_bundle(self.profiles, self.hardware, model.name, self._variant(model), layout.tp)
+        if self.libraries.profiles:
+            folder = find_bundle(self.libraries.profiles, self.hardware, model.name, self._variant(model), layout.tp)
         else:
             name = self._shipped(model, layout) or model.name
             folder = find_bundle((SHIPPED,), self.accelerator.name, name, self._variant(model), layout.tp)
@@ -125,7 +123,7 @@ class LatencyChoice:
                 f"latency.table.tensor_parallel_size: the table was made for {spec.tensor_parallel_size}, and the "
                 f"instance has {layout.tp}; expected a table of its own for each size"
             )
-        return OperatorTableSource(self.base / spec.path, spec, model, self._roofline(model, layout))
+        return OperatorTableSource(self.libraries.base / spec.path, spec, model, self._roofline(model, layout))
 
     def _database(self, model: ModelSpec, layout: ParallelLayout) -> DatabaseSource:
         stated = self.spec.database

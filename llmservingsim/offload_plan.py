@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from llmservingsim.config import InstanceSpec, MemorySpec, RunSpec
-from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec, find_accelerator, find_pim
+from llmservingsim.config.catalog import ModelSpec, find_accelerator, find_pim
 from llmservingsim.config.tier_spec import tier_names
 from llmservingsim.errors import CapacityError, ConfigError, located, nearest, one_of
 from llmservingsim.latency.offload import OffloadDevice
 from llmservingsim.latency.pim import make_pim
 from llmservingsim.latency.processor import make_processor
+from llmservingsim.libraries import Libraries
 from llmservingsim.memories import Memories, Place
-from llmservingsim.model import OperatorKind, ParallelLayout, Residency, block_operators
+from llmservingsim.model import KV_BLOCKS_MAX, OperatorKind, ParallelLayout, Residency, block_operators
 from llmservingsim.model.weights import operator_weights
 from llmservingsim.plugins import make_plugin
 from llmservingsim.trace import Helper, Link, OffloadPlan, Site
@@ -24,7 +24,6 @@ from llmservingsim.trace.offloading import ATTENTION
 from llmservingsim.units import format_size, parse_size_bytes
 
 _METHODS = ("attention_ns", "latency_ns", "provenance")
-_KV_BLOCKS_MAX = 2**24
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +85,6 @@ class OffloadRequest:
         return self.block_size * self.model.num_layers * self.kv_token_bytes * self.layout.tp
 
 
-class Shelf(NamedTuple):
-    """Where things may be looked up: own accelerators, and where relative paths start."""
-
-    accelerators: Mapping[str, AcceleratorSpec]
-    base: Path
-
-
 def check_offloading(spec: InstanceSpec, model: ModelSpec, layout: ParallelLayout) -> None:
     """Raise ConfigError if an instance moves operators that the model lacks, or that cannot be combined."""
     interleaves = spec.sub_batch_interleaving not in (None, "never")
@@ -152,7 +144,7 @@ def _check_kv(spec: InstanceSpec) -> None:
 
 
 def plan_offloading(
-    requests: Sequence[OffloadRequest], run: RunSpec, memories: Memories, shelf: Shelf
+    requests: Sequence[OffloadRequest], run: RunSpec, memories: Memories, libraries: Libraries
 ) -> dict[int, Offloading]:
     """Build the devices that instances ask for, and keep room there for weights and KV.
 
@@ -170,7 +162,7 @@ def plan_offloading(
     plans = {}
     for request in requests:
         with located(request.path):
-            helpers = _helpers(request, places[request.index], users, _Workshop(run, memories, shelf))
+            helpers = _helpers(request, places[request.index], users, _Workshop(run, memories, libraries))
         plans[request.index] = OffloadPlan(helpers, request.kv_token_bytes)
     for request in requests:
         with located(request.path):
@@ -191,7 +183,7 @@ class _Workshop(NamedTuple):
 
     run: RunSpec
     memories: Memories
-    shelf: Shelf
+    libraries: Libraries
 
 
 def _places(request: OffloadRequest, memories: Memories) -> dict[str, Place]:
@@ -241,7 +233,7 @@ def _device(request: OffloadRequest, place: Place, name: str, workshop: _Worksho
     key = "cxl_memory" if place.tier == "cxl" else f"nodes[{place.device}].cpu_memory"
     if memory.processor is not None:
         with located(f"{key}.processor"):
-            processor = find_accelerator(memory.processor, workshop.shelf.accelerators)
+            processor = find_accelerator(memory.processor, workshop.libraries.accelerators)
         return make_processor(processor, model, ParallelLayout())
     if memory.pim is None:
         raise ConfigError(f"{name!r} does not compute; expected {key}.pim, a memory that does, or {key}.processor")
@@ -249,7 +241,7 @@ def _device(request: OffloadRequest, place: Place, name: str, workshop: _Worksho
         if ":" in memory.pim:
             own: OffloadDevice = make_plugin("pim", memory.pim, {}, (model, size), _METHODS)
             return own
-        return make_pim(find_pim(memory.pim, workshop.shelf.base), model, ParallelLayout(), size, memory.pim_model)
+        return make_pim(find_pim(memory.pim, workshop.libraries.base), model, ParallelLayout(), size, memory.pim_model)
 
 
 def _claim_weights(request: OffloadRequest, places: Mapping[str, Place], memories: Memories) -> None:
@@ -284,7 +276,7 @@ def _claim_kv(
     for request, place in with_kv:
         if request.index in blocks:
             continue
-        count = min(shares[place] // request.kv_block_bytes, _KV_BLOCKS_MAX)
+        count = min(shares[place] // request.kv_block_bytes, KV_BLOCKS_MAX)
         with located(request.path):
             if count < 2:
                 raise CapacityError(

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from types import MappingProxyType
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -22,9 +20,11 @@ from llmservingsim.instance import DeviceMemory, Instance
 from llmservingsim.latency import LatencySource, RooflineSource, at_clock
 from llmservingsim.latency.pim.device import PimDevice
 from llmservingsim.latency_choice import LatencyChoice, is_catalogued
+from llmservingsim.libraries import Libraries
 from llmservingsim.memories import Memories
 from llmservingsim.model import (
     EVERYTHING,
+    KV_BLOCKS_MAX,
     CapacityInputs,
     ParallelLayout,
     Placement,
@@ -53,25 +53,6 @@ from llmservingsim.trace import (
     verification_sizes,
 )
 from llmservingsim.units import format_size, parse_bandwidth, parse_power_w, parse_size_bytes
-
-_KV_BLOCKS_MAX = 2**24
-
-
-@dataclass(frozen=True, slots=True)
-class Libraries:
-    """Where a run may look things up beside the catalogue.
-
-    Attributes:
-        profiles: Directories of profile bundles.
-        models: Directories of model files.
-        accelerators: A user's own accelerators.
-        base: Where relative paths of the run file start.
-    """
-
-    profiles: tuple[Path, ...] = ()
-    models: tuple[Path, ...] = ()
-    accelerators: Mapping[str, AcceleratorSpec] = field(default_factory=lambda: MappingProxyType({}))
-    base: Path = Path()
 
 
 def _accelerator(spec: InstanceSpec, libraries: Libraries) -> AcceleratorSpec:
@@ -289,10 +270,10 @@ class Parts:
             report = predict_kv_blocks(self.model, self.layout, self._capacity_inputs())
             weights, block = stages[report.stage]
             blocks = report.num_blocks
-        if blocks > _KV_BLOCKS_MAX:
+        if blocks > KV_BLOCKS_MAX:
             raise ConfigError(
                 f"the KV cache would have {blocks:,} blocks of {format_size(block)}; expected at most "
-                f"{_KV_BLOCKS_MAX:,}: lower num_gpu_blocks or memory_size, or raise block_size"
+                f"{KV_BLOCKS_MAX:,}: lower num_gpu_blocks or memory_size, or raise block_size"
             )
         return DeviceMemory(self.accelerator.memory_bytes, weights, block, blocks, report)
 
@@ -371,8 +352,7 @@ class Parts:
             accelerator=self.accelerator,
             is_catalogued=is_catalogued(find_accelerator(self.spec.hardware, libraries.accelerators)),
             kv_cache_dtype=self.serving.kv_cache_dtype,
-            profiles=libraries.profiles,
-            base=libraries.base,
+            libraries=libraries,
         )
         full, roofline = choice.source(model, layout, source), RooflineSource(model, layout, self.accelerator)
         if plan is not None:

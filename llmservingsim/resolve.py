@@ -17,12 +17,13 @@ from llmservingsim.errors import ConfigError, located
 from llmservingsim.experts import instance_seed
 from llmservingsim.instance import Instance
 from llmservingsim.kv_traffic import KvTraffic, connect_tiers
+from llmservingsim.libraries import Libraries
 from llmservingsim.lockstep import DataParallelGroup, find_groups
 from llmservingsim.memories import Memories
 from llmservingsim.network import NetworkPlan, plan_network
-from llmservingsim.offload_plan import Shelf, plan_offloading
+from llmservingsim.offload_plan import plan_offloading
 from llmservingsim.owner import Owner
-from llmservingsim.parts import Libraries, Parts
+from llmservingsim.parts import Parts
 from llmservingsim.power import own_numbers
 from llmservingsim.ranks import Footprint, nodes_of_ranks
 from llmservingsim.scaling import Autoscaler, plan_scaling
@@ -151,8 +152,7 @@ def _plan_memories(
         with located(place.path):
             sites.append(part.claim_places(memories, place.node, position))
     asked = [p.offload_request(at.path, at.node, n) for n, (at, p) in enumerate(zip(places, parts, strict=True))]
-    shelf = Shelf(libraries.accelerators, libraries.base)
-    found = plan_offloading([request for request in asked if request.spec.operators], spec, memories, shelf)
+    found = plan_offloading([request for request in asked if request.spec.operators], spec, memories, libraries)
     for position, offloading in found.items():
         parts[position] = replace(parts[position], offloading=offloading)
         sites[position].update(offloading.sites)

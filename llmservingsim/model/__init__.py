@@ -2,6 +2,7 @@
 
 from llmservingsim.model.capacity import (
     EVERYTHING,
+    KV_BLOCKS_MAX,
     CapacityInputs,
     CapacityReport,
     Residency,
@@ -36,6 +37,7 @@ from llmservingsim.model.placement import NPU, Piece, PieceKind, Placement, laye
 __all__ = [
     "EH_PROJ",
     "EVERYTHING",
+    "KV_BLOCKS_MAX",
     "NPU",
     "ONE_RANK",
     "CapacityInputs",

@@ -18,6 +18,9 @@ from llmservingsim.model.layout import ParallelLayout, check_layout, layout_prob
 from llmservingsim.model.memory import kv_bytes_per_token_layer, rotary_cache_bytes, weight_bytes
 from llmservingsim.units import format_size
 
+KV_BLOCKS_MAX = 2**24
+"""The most KV blocks that one pool may have: the simulator keeps a count and a place in a queue for each."""
+
 _MAX_TP = 256
 _NO_LIMIT = 2**40
 """KV blocks of a stage whose device keeps none of their bytes."""

@@ -74,6 +74,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "scaled_pool": {"serving", "workload", "instance"},
     "scaling": RUN - {"report"} | {"instance", "transfer", "scaled_pool"},
     "defaults": {"config"},
+    "libraries": {"config"},
     "stages": RUN - {"report"} | {"instance"},
     "pipeline": RUN - {"report"} | {"instance", "stages"},
     "lockstep": RUN - {"report"} | {"instance", "stages"},
@@ -88,11 +89,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "speculation": {"config", "model", "latency", "trace", "serving", "defaults", "experts"},
     "placement": {"config", "model", "trace", "memories"},
     "astra_sim": {"backend", "trace"},
-    "offload_plan": {"config", "latency", "model", "trace", "memories"},
+    "offload_plan": {"config", "latency", "model", "trace", "memories", "libraries"},
     "offloaded": RUN - {"report"} | {"instance"},
-    "latency_choice": {"config", "latency", "model"},
+    "latency_choice": {"config", "latency", "model", "libraries"},
     "parts": RUN - {"report"}
     | {
+        "libraries",
         "latency_choice",
         "instance",
         "pipeline",
@@ -107,6 +109,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "deadlines": {"config", "serving", "workload", "instance"},
     "resolve": RUN
     | {
+        "libraries",
         "instance",
         "owner",
         "transfer",
@@ -143,7 +146,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api": RUN
     | {
         "instance",
-        "parts",
+        "libraries",
         "resolve",
         "loop",
         "export",

@@ -11,7 +11,7 @@ from llmservingsim.config import InstanceSpec, RunSpec, ServingSpec
 from llmservingsim.config.catalog import find_accelerator
 from llmservingsim.defaults import with_vllm_defaults
 from llmservingsim.errors import CapacityError, ConfigError, PluginError, ProfileError
-from llmservingsim.parts import Libraries
+from llmservingsim.libraries import Libraries
 from llmservingsim.resolve import System, merge, resolve
 
 Clusters = Callable[..., dict[str, Any]]

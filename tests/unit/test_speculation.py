@@ -9,7 +9,8 @@ import pytest
 from llmservingsim.config import InstanceSpec
 from llmservingsim.config.catalog import find_model
 from llmservingsim.errors import ConfigError, ModelError, PluginError
-from llmservingsim.parts import Libraries, Parts
+from llmservingsim.libraries import Libraries
+from llmservingsim.parts import Parts
 from llmservingsim.serving import SpeculativeEngine
 from llmservingsim.trace import SpeculativeBuilder
 

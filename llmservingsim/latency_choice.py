@@ -12,7 +12,6 @@ from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec, catalogued_
 from llmservingsim.errors import ConfigError
 from llmservingsim.latency import (
     SHIPPED,
-    VARIANTS,
     BundleSource,
     DatabaseSource,
     KernelDatabase,
@@ -25,6 +24,7 @@ from llmservingsim.latency import (
     is_older,
     shipped_model,
     system_of,
+    variant_of,
 )
 from llmservingsim.libraries import Libraries
 from llmservingsim.model import ParallelLayout
@@ -96,7 +96,7 @@ class LatencyChoice:
         return shipped_model(self.accelerator.name, model, self._variant(model), layout.tp)
 
     def _roofline(self, model: ModelSpec, layout: ParallelLayout) -> RooflineSource:
-        return RooflineSource(model, layout, self.accelerator)
+        return RooflineSource(model, layout, self.accelerator, self.kv_cache_dtype)
 
     def _bundle(self, model: ModelSpec, layout: ParallelLayout) -> LatencySource:
         """A bundle from the user's directories, or where there are none from those that ship."""
@@ -132,4 +132,4 @@ class LatencyChoice:
         return DatabaseSource(kernels, self.accelerator)
 
     def _variant(self, model: ModelSpec) -> str:
-        return self.spec.variant or VARIANTS[model.dtype]
+        return self.spec.variant or variant_of(model, self.kv_cache_dtype)

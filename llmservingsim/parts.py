@@ -12,7 +12,7 @@ import msgspec
 from llmservingsim.activity import ActivityLog
 from llmservingsim.backend import Backend
 from llmservingsim.config import InstanceSpec
-from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec, find_accelerator, find_model
+from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec, find_accelerator, find_model, quantised
 from llmservingsim.defaults import Serving, with_vllm_defaults
 from llmservingsim.errors import CapacityError, ConfigError, located
 from llmservingsim.experts import expert_parts, plan_routing
@@ -354,7 +354,8 @@ class Parts:
             kv_cache_dtype=self.serving.kv_cache_dtype,
             libraries=libraries,
         )
-        full, roofline = choice.source(model, layout, source), RooflineSource(model, layout, self.accelerator)
+        full = choice.source(model, layout, source)
+        roofline = RooflineSource(model, layout, self.accelerator, self.serving.kv_cache_dtype)
         if plan is not None:
             full = plan.completed(full, roofline)
         return full if self.clock == 1.0 else at_clock(full, roofline, self.clock)
@@ -375,4 +376,7 @@ def _model(spec: InstanceSpec, libraries: Libraries) -> ModelSpec:
     model = find_model(spec.model, libraries.models)
     if spec.dtype not in (None, "auto"):
         model = msgspec.structs.replace(model, dtype=spec.dtype)
+    if spec.quantization is not None:
+        with located("quantization"):
+            model = quantised(model, spec.quantization)
     return model

@@ -64,7 +64,7 @@ def import_profile(
         layout = ParallelLayout(degree)
         check_layout(found, layout)
         folder = root / bundle_name(found, degree)
-        write_bundle(MeasuredKernels(database, found, layout), accelerator, folder)
+        write_bundle(MeasuredKernels(database, found, layout, whole_experts=True), accelerator, folder)
         print(folder)
     if collectives := write_collectives(database, root / "collectives.csv"):
         print(collectives)

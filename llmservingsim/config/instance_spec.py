@@ -37,7 +37,8 @@ class LatencySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             package), ``roofline`` (from the catalogue), or ``auto``: table where one is stated; else bundle where
             profile directories were given, or one ships with the simulator; else roofline. A user's own source is
             ``package.module:Class``, built with (model, layout, accelerator).
-        variant: Folder of the bundle, by default the dtype (``bf16``).
+        variant: Folder of the bundle, by default the format of the weights (``bf16``, ``fp8``), with ``-kv_`` and that
+            of cached keys and values if it is another (``bf16-kv_fp8``).
         database: Of ``aiconfigurator``.
         skew: Whether uneven decode batches are bounded by a model fitted to the bundle's ``skew.csv``.
         table: Operator times of your own, for one model.
@@ -102,6 +103,10 @@ class ServingSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         gpu_memory_utilization: Share of device memory that the engine may use.
         kv_cache_dtype: Of cached keys and values.
         dtype: Of weights and activations; by default the model's.
+        quantization: Format in which weights of linear layers are stored: ``fp8``, ``fp8_block``, ``int8``,
+            ``int8_weight_only``, ``int4``, ``nvfp4``, ``mxfp4`` (of experts, where there are some), ``mxfp4_mxfp8``, or
+            a word of vLLM's that means one of these (``awq``, ``gptq``, ``modelopt``, ``modelopt_fp4``); ``none`` for
+            ``dtype``. By default the checkpoint's.
         enable_expert_parallel: Whether a rank holds whole experts, instead of a slice of every expert; ``auto`` means
             yes for a mixture of experts.
         expert_parallel_size: Parts into which the experts are divided, instead of one per rank, which is vLLM's only
@@ -142,6 +147,7 @@ class ServingSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     gpu_memory_utilization: Share | None = None
     kv_cache_dtype: KvDtype | None = None
     dtype: Literal["auto", "bfloat16", "float16", "float32"] | None = None
+    quantization: str | None = None
     enable_expert_parallel: bool | Literal["auto"] | None = None
     expert_parallel_size: Count | None = None
     all2all_backend: All2AllBackend | None = None

@@ -94,7 +94,9 @@ def _seconds(
         moved = moved - _idle_experts(operator, model, layout, asked.tokens)
     efficiency = accelerator.efficiency
     share = efficiency.attention if operator.kind is OperatorKind.ATTENTION else efficiency.gemm
-    return flops / (accelerator.flops(model.dtype) * share), moved / (accelerator.memory_bandwidth * efficiency.memory)
+    return flops / (accelerator.flops(operator.arithmetic(model)) * share), moved / (
+        accelerator.memory_bandwidth * efficiency.memory
+    )
 
 
 def _idle_experts(operator: Operator, model: ModelSpec, layout: ParallelLayout, tokens: Floats) -> Floats:

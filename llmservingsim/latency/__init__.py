@@ -3,13 +3,14 @@
 from llmservingsim.latency.bundle import BundleSource
 from llmservingsim.latency.bundle_v0 import OlderBundleSource
 from llmservingsim.latency.clocked import at_clock
-from llmservingsim.latency.database_source import DatabaseSource, MeasuredKernels
+from llmservingsim.latency.database_source import DatabaseSource
 from llmservingsim.latency.drafter import DrafterBundleSource
-from llmservingsim.latency.find import SHIPPED, VARIANTS, bundle_name, find_bundle, is_older, shipped_model
+from llmservingsim.latency.find import SHIPPED, VARIANTS, bundle_name, find_bundle, is_older, shipped_model, variant_of
 from llmservingsim.latency.kernel_database import KernelDatabase, system_of
+from llmservingsim.latency.measured_kernels import MeasuredAttention, MeasuredKernels
 from llmservingsim.latency.operator_table import OperatorTableSource
 from llmservingsim.latency.roofline import RooflineSource
-from llmservingsim.latency.source import ExpertLatencySource, ExpertWork, LatencySource
+from llmservingsim.latency.source import ExpertLatencySource, ExpertWork, LatencySource, PartialLatencySource
 
 __all__ = [
     "SHIPPED",
@@ -21,9 +22,11 @@ __all__ = [
     "ExpertWork",
     "KernelDatabase",
     "LatencySource",
+    "MeasuredAttention",
     "MeasuredKernels",
     "OlderBundleSource",
     "OperatorTableSource",
+    "PartialLatencySource",
     "RooflineSource",
     "at_clock",
     "bundle_name",
@@ -31,4 +34,5 @@ __all__ = [
     "is_older",
     "shipped_model",
     "system_of",
+    "variant_of",
 ]

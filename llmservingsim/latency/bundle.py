@@ -3,7 +3,7 @@
 ``<profiles>/<hardware>/<model>/<variant>/tp<N>/`` holds ``dense.csv``, ``per_sequence.csv`` and ``attention.csv``
 with times in microseconds. ``moe.csv`` of a mixture of experts is measured for whole experts, so it stands under
 ``tp1``. A bundle whose kernels were measured on prompt chunks and on decodes apart has a ``prefills.csv`` too, and no
-mixed batch in ``attention.csv``.
+mixed batch in ``attention.csv``. ``host.csv`` holds what the device waits for the host between two steps.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from llmservingsim.latency.skew import SkewModel
 from llmservingsim.latency.source import PER_SEQUENCE, ExpertWork
 from llmservingsim.latency.tables import DecodeTable, LinearTable
 from llmservingsim.latency.varlen_attention import VarlenAttention
+from llmservingsim.model import HOST_GAP
 from llmservingsim.shapes import BatchShape
 from llmservingsim.units import NS_PER_US
 
 _ATTENTION_COLUMNS = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us")
+HOST = "host.csv"
 PREFILLS = "prefills.csv"
 PREFILL_COLUMNS = ("prefills", "prefill_chunk", "kv_prefill", "time_us")
 _MOE_COLUMNS = ("tokens", "activated_experts", "time_us")
@@ -53,6 +55,8 @@ class BundleSource:
         self.folder = folder
         self._dense = read_layers(folder / "dense.csv", "tokens")
         self._per_sequence = read_layers(folder / "per_sequence.csv", "sequences")
+        if (folder / HOST).is_file():
+            self._per_sequence[HOST_GAP.name] = _read_host(folder / HOST)
         rows = read_attention(folder)
         prefill = rows[:, 0] > 0
         self._decode = _decode_table(rows[~prefill], folder / "attention.csv")
@@ -122,6 +126,16 @@ class BundleSource:
         decode = max(self._decode.at(count, mean_kv), self._skew.bound_us(shape))
         assert self._varlen is not None
         return max(decode, self._varlen.of_verification(shape)) if shape.draft_pairs else decode
+
+
+def _read_host(path: Path) -> LinearTable:
+    """Read sequences,time_us: what the device waits for the host between two steps; it may be nothing."""
+    columns = ("sequences", "time_us")
+    rows = [_numbers(path, line, cells, columns, may_be_zero=True) for line, cells in _read(path, columns)]
+    if not rows:
+        raise ProfileError(f"{path}: holds no row")
+    sizes, times = zip(*sorted(rows), strict=True)
+    return LinearTable(sizes, times)
 
 
 def _decode_table(rows: NDArray[np.float64], path: Path) -> DecodeTable:
@@ -216,14 +230,16 @@ def _read(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]
                 yield reader.line_num, cells
 
 
-def _numbers(path: Path, line: int, cells: list[str], columns: Sequence[str]) -> list[float]:
+def _numbers(
+    path: Path, line: int, cells: list[str], columns: Sequence[str], *, may_be_zero: bool = False
+) -> list[float]:
     """Return the numbers of a row, behind its layer if it has one; the last is a time."""
     try:
         numbers = [float(cell) for cell in cells[columns[0] == "layer" :]]
     except ValueError:
         numbers = []
     sound = len(cells) == len(columns) and len(numbers) > 1 and min(numbers) >= 0
-    if not (sound and numbers[-1] > 0 and math.isfinite(sum(numbers))):
+    if not (sound and (numbers[-1] > 0 or may_be_zero) and math.isfinite(sum(numbers))):
         expected = ",".join(columns)
         raise ProfileError(f"{path}:{line}: expected {expected} with a time greater than 0, got {','.join(cells)!r}")
     return numbers

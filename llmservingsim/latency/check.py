@@ -243,4 +243,4 @@ def _shares(subject: Subject, operator: Operator, work: Work, time_us: float) ->
     read = cost.weight_bytes if operator.name != "attention" else cost.input_bytes
     nanoseconds = time_us * NS_PER_US
     flops, moved = cost.flops / nanoseconds * 1e9, max(0, read - device.l2_bytes) / nanoseconds * 1e9
-    return 100 * flops / device.flops(model.dtype), 100 * moved / device.memory_bandwidth
+    return 100 * flops / device.flops(operator.arithmetic(model)), 100 * moved / device.memory_bandwidth

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmservingsim.latency.roofline import RooflineSource
-from llmservingsim.latency.source import ExpertLatencySource, ExpertWork, LatencySource
+from llmservingsim.latency.source import ExpertLatencySource, ExpertWork, LatencySource, PartialLatencySource
+from llmservingsim.model import HOST_GAP
 from llmservingsim.shapes import BatchShape
 from llmservingsim.units import NS_PER_S
 
@@ -35,13 +36,17 @@ class ClockedSource:
     def latency_ns(self, operator: str, shape: BatchShape) -> int:
         """Return the operator's time at the clock."""
         full_ns = self._source.latency_ns(operator, shape)
-        if not full_ns:
+        if not full_ns or operator == HOST_GAP.name:  # the host has a clock of its own
             return full_ns
         compute_s, memory_s = self._roofline.bounds_s(operator, shape)
         longest_s = max(compute_s, memory_s, self._launch_s)
         if not longest_s:
             return full_ns
         return round(full_ns * (max(compute_s / self._clock, memory_s, self._launch_s) / longest_s))
+
+    def holds(self, operator: str) -> bool:
+        """Whether the other source says that it holds an operator."""
+        return isinstance(self._source, PartialLatencySource) and self._source.holds(operator)
 
     def provenance(self) -> dict[str, object]:
         """Say what the source says, and the clock."""

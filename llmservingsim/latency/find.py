@@ -48,7 +48,14 @@ def find_bundle(profiles: Sequence[Path], hardware: str, model: str, variant: st
 
 def bundle_name(model: ModelSpec, tp: int) -> Path:
     """Return where a model's bundle lies below the folder of its hardware."""
-    return Path(model.name) / VARIANTS[model.dtype] / f"tp{tp}"
+    return Path(model.name) / variant_of(model) / f"tp{tp}"
+
+
+def variant_of(model: ModelSpec, kv_cache_dtype: str = "auto") -> str:
+    """Return the folder of a model's bundles: format of its weights, and of cached keys and values if it is another."""
+    weights = model.format_of_experts or model.linear_format or VARIANTS[model.dtype]
+    kept = VARIANTS.get(kv_cache_dtype, kv_cache_dtype)
+    return weights if kv_cache_dtype in ("auto", model.dtype) else f"{weights}-kv_{kept}"
 
 
 SHIPPED = Path(__file__).parents[1] / "profiles"
@@ -69,8 +76,8 @@ def shipped_model(hardware: str, model: ModelSpec, variant: str, tp: int) -> str
 
 
 def _shape(model: ModelSpec) -> ModelSpec:
-    """A model without what changes no operator."""
-    return msgspec.structs.replace(model, name="", max_position_embeddings=1)
+    """A model without what changes no operator, and without what the variant says."""
+    return msgspec.structs.replace(model, name="", max_position_embeddings=1, linear_format="", expert_format=None)
 
 
 def is_older(folder: Path) -> bool:

@@ -12,8 +12,8 @@ import numpy as np
 from llmservingsim.config.catalog import AcceleratorSpec
 from llmservingsim.errors import ProfileError
 from llmservingsim.latency.bundle import PREFILL_COLUMNS, PREFILLS
-from llmservingsim.latency.database_source import MeasuredKernels
 from llmservingsim.latency.kernel_database import KernelDatabase
+from llmservingsim.latency.measured_kernels import MeasuredKernels
 from llmservingsim.latency.roofline import RooflineSource
 from llmservingsim.model import IndexedBy, OperatorKind, model_operators
 from llmservingsim.shapes import BatchShape
@@ -37,6 +37,9 @@ def write_bundle(kernels: MeasuredKernels, accelerator: AcceleratorSpec, folder:
         ProfileError: If it cannot be written.
     """
     model = kernels.model
+    if len(kernels.attention) > 1:
+        raise ProfileError(f"{model.name}: blocks differ in their attention, and a bundle holds one kind of it")
+    attention = kernels.attention["attention"]
     rest = RooflineSource(model, kernels.layout, accelerator)
     dense: list[Row] = []
     per_sequence: list[Row] = []
@@ -59,11 +62,11 @@ def write_bundle(kernels: MeasuredKernels, accelerator: AcceleratorSpec, folder:
         "per_sequence.csv": (("layer", "sequences", "time_us"), per_sequence),
         "attention.csv": (
             ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us"),
-            ((0, 0, int(n), int(kv), round(t, 4)) for n, kv, t in sorted(kernels.decodes.tolist())),
+            ((0, 0, int(n), int(kv), round(t, 4)) for n, kv, t in sorted(attention.decodes.tolist())),
         ),
         PREFILLS: (
             PREFILL_COLUMNS,
-            ((int(n), int(q), int(c), round(t, 4)) for n, q, c, t in sorted(kernels.prefills.tolist())),
+            ((int(n), int(q), int(c), round(t, 4)) for n, q, c, t in sorted(attention.prefills.tolist())),
         ),
     }
     if len(kernels.experts):
@@ -126,7 +129,7 @@ def _write_meta(path: Path, kernels: MeasuredKernels, computed: Sequence[str]) -
         "engine": database.engine,
         "tables": dict(sorted(database.used.items())),
         "attention_kernel": kernels.attention_kernel,
-        "tiles_per_decode": kernels.tiles_per_decode,
+        "tiles_per_decode": kernels.tiles_per_decode(),
         "from_roofline": list(computed),
     }
     path.write_text(yaml.safe_dump(meta, sort_keys=False), encoding="utf-8")

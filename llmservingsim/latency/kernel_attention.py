@@ -37,10 +37,14 @@ class KernelAttention:
         decode: Times of batches of decodes alone.
         tiles_per_decode: In a mixed batch, relative to the query heads: 1 *unpacked*, one over the query heads per key
             head *packed*; 0 *separate*.
+        window: How far chunks look back, None for all tokens; decodes were measured with theirs.
     """
 
-    def __init__(self, prefills: Array, decode: DecodeTable, tiles_per_decode: float = 0.0) -> None:
+    def __init__(
+        self, prefills: Array, decode: DecodeTable, tiles_per_decode: float = 0.0, *, window: int | None = None
+    ) -> None:
         self._tiles_per_decode = tiles_per_decode
+        self._window = window
         features = np.array([_features_of_equal(*row) for row in prefills[:, :3].astype(int).tolist()])
         self._weights: list[float] = non_negative_fit(features / prefills[:, 3:4]).tolist()
         ratio = np.log(prefills[:, 3] / (features @ np.array(self._weights)))
@@ -68,6 +72,8 @@ class KernelAttention:
     def _of_prefills(self, chunks: tuple[Chunk, ...]) -> float:
         if not chunks:
             return 0.0
+        if self._window is not None:
+            chunks = tuple(Chunk(chunk.query_len, min(chunk.context_len, self._window)) for chunk in chunks)
         model = sum(w * f for w, f in zip(self._weights, _features(chunks), strict=True))
         return model * math.exp(self._log_ratio.at(_anchor(chunks)))
 

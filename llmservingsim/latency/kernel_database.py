@@ -7,7 +7,7 @@ was run on the system with shapes and ``latency`` in milliseconds. They are read
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -61,12 +61,12 @@ class KernelDatabase:
     Args:
         system: As ``h100_sxm``.
         engine: ``vllm``, ``sglang`` or ``trtllm``.
-        version: Of the engine; by default the newest that has a table. A table that this version lacks is taken from
-            the newest one before it, or else the oldest after it.
+        version: Of the engine; by default the newest. What it lacks, a table or all rows that are asked for, is taken
+            from the newest one before it that has it, or else the oldest after it.
         folder: Of the measurements, by default the installed package's.
 
     Attributes:
-        used: Table -> version that it was read from.
+        used: Table -> version that it was read from last.
 
     Raises:
         ProfileError: If the package, the system or the engine's version is not there.
@@ -95,6 +95,7 @@ class KernelDatabase:
         self.system, self.engine, self.version = system, engine, version
         self.used: dict[str, str] = {}
         self._folder = root / system
+        self._loaded: dict[Path, Any] = {}
 
     def read(self, table: str, columns: Sequence[str], **where: object) -> Columns:
         """Return columns of the rows of a table that have the stated values; latency in microseconds.
@@ -107,27 +108,45 @@ class KernelDatabase:
         Raises:
             ProfileError: If the file is missing, cannot be read or lacks a column.
         """
-        path = self._find(table)
-        import pyarrow as pa
-        import pyarrow.compute as pc
-        import pyarrow.parquet as pq
+        found: Columns = {}
+        for version in self._preferred(table):
+            path = self._path(table, version)
+            rows = self._matching(path, dict.fromkeys([*columns, *where, "latency"]), where)
+            found = {name: rows[name].to_numpy() for name in [*columns, "latency"]}
+            if rows.num_rows:
+                self.used[table] = version
+                break
+        found["latency"] = found["latency"].astype(np.float64) * 1e3
+        return found
 
-        wanted = dict.fromkeys([*columns, *where, "latency"])
-        try:
-            there = pq.read_schema(path).names
-            rows = pq.read_table(path, columns=[name for name in wanted if name in there])
-        except (OSError, pa.ArrowException) as error:
-            raise ProfileError(f"{path}: cannot be read as parquet: {error}") from error
+    def has(self, table: str) -> bool:
+        """Whether any version of the engine has a table."""
+        return bool(self._versions(table))
+
+    def _matching(self, path: Path, wanted: Iterable[str], where: Mapping[str, object]) -> Any:
+        """Return the rows of a file that have the stated values."""
+        import pyarrow.compute as pc
+
+        rows = self._load(path)
+        there = rows.column_names
         if missing := [name for name in wanted if name not in there and where.get(name) != _BEFORE.get(name, "")]:
             raise ProfileError(f"{path}: has no column {missing[0]!r}; it has {one_of(there, 24)}")
         for name, value in where.items():
-            if name not in there:
-                continue
-            column = pc.utf8_lower(rows[name]) if isinstance(value, str) else rows[name]
-            rows = rows.filter(pc.equal(column, value.lower() if isinstance(value, str) else value))
-        found = {name: rows[name].to_numpy() for name in [*columns, "latency"]}
-        found["latency"] = found["latency"].astype(np.float64) * 1e3
-        return found
+            if name in there:
+                column = pc.utf8_lower(rows[name]) if isinstance(value, str) else rows[name]
+                rows = rows.filter(pc.equal(column, value.lower() if isinstance(value, str) else value))
+        return rows
+
+    def _load(self, path: Path) -> Any:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if path not in self._loaded:
+            try:
+                self._loaded[path] = pq.read_table(path)
+            except (OSError, pa.ArrowException) as error:
+                raise ProfileError(f"{path}: cannot be read as parquet: {error}") from error
+        return self._loaded[path]
 
     def _versions(self, table: str) -> list[str]:
         family, _, name = table.partition("/")
@@ -135,16 +154,19 @@ class KernelDatabase:
             (p.parent.name for p in self._folder.glob(f"{family}/{self.engine}/*/{name}.parquet")), key=_order
         )
 
-    def _find(self, table: str) -> Path:
-        family, _, name = table.partition("/")
+    def _preferred(self, table: str) -> list[str]:
+        """Versions that have a table: the newest that is not after the stated one, those before it, those after it."""
         versions = self._versions(table)
         if not versions:
             raise ProfileError(f"{self._folder}: {self.engine} has no table {table}")
-        version = versions[-1]
-        if self.version is not None:
-            limit = _order(self.version)
-            version = next((v for v in reversed(versions) if _order(v) <= limit), versions[0])
-        self.used[table] = version
+        if self.version is None:
+            return versions[::-1]
+        limit = _order(self.version)
+        before = [v for v in versions if _order(v) <= limit]
+        return [*before[::-1], *versions[len(before) :]]
+
+    def _path(self, table: str, version: str) -> Path:
+        family, _, name = table.partition("/")
         return self._folder / family / self.engine / version / f"{name}.parquet"
 
 

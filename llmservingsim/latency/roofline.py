@@ -24,6 +24,7 @@ from llmservingsim.model import (
     OperatorKind,
     ParallelLayout,
     Work,
+    kv_dtype_bytes,
     model_operators,
 )
 from llmservingsim.model.weights import WeightCount, expert_weights
@@ -38,20 +39,28 @@ class RooflineSource:
         model: What is computed.
         layout: How it is cut over ranks.
         accelerator: What it runs on.
+        kv_cache_dtype: Of cached keys and values, ``auto`` for the model's.
     """
 
-    def __init__(self, model: ModelSpec, layout: ParallelLayout, accelerator: AcceleratorSpec) -> None:
+    def __init__(
+        self, model: ModelSpec, layout: ParallelLayout, accelerator: AcceleratorSpec, kv_cache_dtype: str = "auto"
+    ) -> None:
         self._model = model
         self._layout = layout
         self._accelerator = accelerator
+        self._kv_bytes = kv_dtype_bytes(model, kv_cache_dtype)
         self._array = SystolicArray.of(accelerator)
         efficiency = accelerator.efficiency
-        peak = accelerator.flops(model.dtype)
-        self._gemm_flops = peak * efficiency.gemm
-        self._attention_flops = peak * efficiency.attention
         self._bandwidth = accelerator.memory_bandwidth * efficiency.memory
         operators = model_operators(model)
         self._operators: dict[str, Operator] = {operator.name: operator for operator in (*operators, EH_PROJ)}
+        self._flops = {name: self._reached_flops(operator) for name, operator in self._operators.items()}
+
+    def _reached_flops(self, operator: Operator) -> float:
+        """Operations per second that an operator's kernels reach."""
+        efficiency = self._accelerator.efficiency
+        share = efficiency.attention if operator.kind is OperatorKind.ATTENTION else efficiency.gemm
+        return self._accelerator.flops(operator.arithmetic(self._model)) * share
 
     def latency_ns(self, operator: str, shape: BatchShape) -> int:
         """Return the longer of compute and memory time."""
@@ -70,10 +79,9 @@ class RooflineSource:
         if operator not in self._operators:
             raise ConfigError(f"operator {operator!r} is unknown; {self._model.name} has {one_of(self._operators)}")
         described = self._operators[operator]
-        work = _work(shape, self._model.sliding_window)
+        work = _work(shape, self._model.window_of(operator), self._kv_bytes)
         cost = described.cost(self._model, work, self._layout)
-        flops = self._attention_flops if described.kind is OperatorKind.ATTENTION else self._gemm_flops
-        return self._computed(described, cost, work) / flops, cost.total_bytes / self._bandwidth
+        return self._computed(described, cost, work) / self._flops[operator], cost.total_bytes / self._bandwidth
 
     def _computed(self, operator: Operator, cost: OperatorCost, work: Work) -> float:
         """FLOPs that the device spends."""
@@ -101,8 +109,8 @@ class RooflineSource:
             slices = self._layout.expert_slices
             pairs = self._array.expert_pairs(self._model, slices, pairs, work.activated_experts)
         flops = base.flops + 2 * expert * pairs
-        moved = base.total_bytes + WeightCount(expert).size_bytes(self._model) * work.activated_experts
-        return flops / self._gemm_flops, moved / self._bandwidth
+        moved = base.total_bytes + WeightCount(experts=expert).size_bytes(self._model) * work.activated_experts
+        return flops / self._flops["moe"], moved / self._bandwidth
 
     def provenance(self) -> dict[str, object]:
         """Name the catalogue entry and the efficiencies."""
@@ -117,7 +125,7 @@ class RooflineSource:
         return stated
 
 
-def _work(shape: BatchShape, window: int | None) -> Work:
+def _work(shape: BatchShape, window: int | None, kv_element_bytes: int) -> Work:
     """Describe a batch as the model room wants it."""
     chunks = Work.of_requests(((c.query_len, c.context_len + c.query_len) for c in shape.prefills), window)
     kv, drafts = shape.decode_kv_tokens, shape.draft_pairs
@@ -129,4 +137,5 @@ def _work(shape: BatchShape, window: int | None) -> Work:
         sequences=shape.num_sequences,
         attended_pairs=chunks.attended_pairs + kv + drafts,
         context_tokens=chunks.context_tokens + kv,
+        kv_element_bytes=kv_element_bytes,
     )

@@ -7,10 +7,10 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from llmservingsim.model import IndexedBy, end_operators
+from llmservingsim.model import HOST_GAP, IndexedBy, end_operators
 from llmservingsim.shapes import BatchShape
 
-PER_SEQUENCE = frozenset(op.name for op in end_operators() if op.indexed_by is IndexedBy.SEQUENCES)
+PER_SEQUENCE = frozenset(op.name for op in (*end_operators(), HOST_GAP) if op.indexed_by is IndexedBy.SEQUENCES)
 """Operators that depend on the number of sequences; all others but attention and experts on that of tokens."""
 
 
@@ -49,6 +49,15 @@ class LatencySource(Protocol):
 
     def provenance(self) -> dict[str, object]:
         """Say where the numbers come from and how often they were extrapolated, for the run's summary."""
+        ...
+
+
+@runtime_checkable
+class PartialLatencySource(LatencySource, Protocol):
+    """A source that tells which operators it has; one that holds ``host_gap`` is asked for it."""
+
+    def holds(self, operator: str) -> bool:
+        """Whether an operator was measured."""
         ...
 
 

@@ -15,6 +15,7 @@ from llmservingsim.model.layout import ONE_RANK, ParallelLayout, check_layout, s
 from llmservingsim.model.memory import (
     kv_bytes_per_token,
     kv_bytes_per_token_layer,
+    kv_dtype_bytes,
     num_active_parameters,
     num_parameters,
     rotary_cache_bytes,
@@ -22,6 +23,7 @@ from llmservingsim.model.memory import (
 )
 from llmservingsim.model.operators import (
     EH_PROJ,
+    HOST_GAP,
     IndexedBy,
     Operator,
     OperatorCost,
@@ -37,6 +39,7 @@ from llmservingsim.model.placement import NPU, Piece, PieceKind, Placement, laye
 __all__ = [
     "EH_PROJ",
     "EVERYTHING",
+    "HOST_GAP",
     "KV_BLOCKS_MAX",
     "NPU",
     "ONE_RANK",
@@ -60,6 +63,7 @@ __all__ = [
     "end_operators",
     "kv_bytes_per_token",
     "kv_bytes_per_token_layer",
+    "kv_dtype_bytes",
     "kv_shares",
     "layer_names",
     "model_operators",

@@ -14,7 +14,7 @@ _KV_DTYPES = {**DTYPE_BYTES, "fp8_e4m3": 1, "fp8_e5m2": 1}
 
 def num_parameters(model: ModelSpec) -> int:
     """Elements of the checkpoint; a tied head counts once."""
-    return sum(count.linear + count.other for count in stage_weights(model, ONE_RANK, 0))
+    return sum(count.elements for count in stage_weights(model, ONE_RANK, 0))
 
 
 def num_active_parameters(model: ModelSpec) -> int:

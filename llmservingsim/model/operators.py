@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from llmservingsim.config.catalog import ModelSpec
+from llmservingsim.config.catalog.formats import FORMATS
 from llmservingsim.model.layout import ONE_RANK, ParallelLayout
 from llmservingsim.model.weights import expert_weights, kv_heads_per_rank, operator_weights, vocab_per_rank
 
@@ -25,6 +26,7 @@ class OperatorKind(StrEnum):
     ATTENTION = "attention"
     MOE = "moe"
     SAMPLER = "sampler"
+    HOST = "host"
 
 
 class IndexedBy(StrEnum):
@@ -45,6 +47,7 @@ class Work:
         attended_pairs: Sum over requests of (query token, key it attends to) pairs.
         context_tokens: Sum over requests of the keys that are read.
         gathered_tokens: Tokens of all instances that share the experts, None for `tokens`.
+        kv_element_bytes: Of a cached element, None where it has the model's dtype.
         activated_experts: Distinct experts of this rank that get a token, None for all of them.
         expert_pairs: (token, expert) pairs of this rank, None for an even split.
     """
@@ -56,6 +59,7 @@ class Work:
     gathered_tokens: int | None = None
     activated_experts: int | None = None
     expert_pairs: int | None = None
+    kv_element_bytes: int | None = None
 
     @classmethod
     def of_requests(cls, chunks: Iterable[tuple[int, int]], window: int | None = None) -> Work:
@@ -111,6 +115,12 @@ class Operator:
         fp = model.dtype_bytes
         return OperatorCost(flops, weights, read * fp, written * fp)
 
+    def arithmetic(self, model: ModelSpec) -> str:
+        """Data type in which its products are computed: that of quantised activations, else the model's."""
+        stored = model.format_of_experts if self.kind is OperatorKind.MOE else model.linear_format
+        is_linear = self.kind in (OperatorKind.MOE, OperatorKind.GEMM) and self.name != "lm_head"
+        return (FORMATS[stored].compute if stored and is_linear else "") or model.dtype
+
 
 _NORM = Operator("layernorm", OperatorKind.ELEMENTWISE)
 
@@ -129,7 +139,7 @@ def block_operators(model: ModelSpec, layer: int = -1) -> tuple[Operator, ...]:
         Operator("qkv_proj", OperatorKind.GEMM),
         *qk_norm,
         Operator("rotary_emb", OperatorKind.ELEMENTWISE),
-        Operator("attention", OperatorKind.ATTENTION, IndexedBy.ATTENTION),
+        Operator(model.attention_of(layer % model.num_layers), OperatorKind.ATTENTION, IndexedBy.ATTENTION),
         Operator("o_proj", OperatorKind.GEMM, all_reduce=True),
         _NORM,
     )
@@ -151,6 +161,9 @@ def end_operators() -> tuple[Operator, ...]:
         Operator("sampler", OperatorKind.SAMPLER, IndexedBy.SEQUENCES),
     )
 
+
+HOST_GAP = Operator("host_gap", OperatorKind.HOST, IndexedBy.SEQUENCES)
+"""What the host does between two steps of the device that nothing hides; of sources that have measured it."""
 
 EH_PROJ = Operator("eh_proj", OperatorKind.GEMM)
 """Joins a hidden state and the embedding of the next token, where a drafter of one block begins (EAGLE, MTP)."""
@@ -225,7 +238,7 @@ def _attention(model: ModelSpec, work: Work, layout: ParallelLayout) -> _Cost:
     if model.is_mla:
         return _latent_attention(model, work, layout)
     query, kv = heads * model.head_dim, kv_heads_per_rank(model, layout.tp) * model.head_dim
-    read = work.tokens * query + 2 * kv * work.context_tokens
+    read = work.tokens * query + _cached(model, work, 2 * kv)
     return 4 * work.attended_pairs * query, 0, read, work.tokens * query
 
 
@@ -234,8 +247,14 @@ def _latent_attention(model: ModelSpec, work: Work, layout: ParallelLayout) -> _
     heads, latent = model.num_heads // layout.tp, model.kv_lora_rank + model.qk_rope_head_dim
     weights = operator_weights(model, "attention", layout)
     flops = 2 * work.attended_pairs * heads * (latent + model.kv_lora_rank) + 2 * work.tokens * weights.linear
-    read = work.tokens * model.q_size // layout.tp + latent * work.context_tokens
+    read = work.tokens * model.q_size // layout.tp + _cached(model, work, latent)
     return flops, weights.size_bytes(model), read, work.tokens * model.attention_output_size // layout.tp
+
+
+def _cached(model: ModelSpec, work: Work, width: int) -> int:
+    """Elements of the cache that are read, in units of the model's dtype."""
+    element = model.dtype_bytes if work.kv_element_bytes is None else work.kv_element_bytes
+    return width * work.context_tokens * element // model.dtype_bytes
 
 
 def _o_proj(model: ModelSpec, work: Work, layout: ParallelLayout) -> _Cost:
@@ -266,10 +285,10 @@ def _moe(model: ModelSpec, work: Work, layout: ParallelLayout) -> _Cost:
     pairs = even if work.expert_pairs is None else work.expert_pairs
     activated = local if work.activated_experts is None else min(local, work.activated_experts)
     expert, weights = expert_weights(model, layout), operator_weights(model, "moe", layout)
-    shared = weights.linear - local * expert
+    shared = weights.experts - local * expert
     router = model.hidden_size * model.num_experts
     flops = 2 * (pairs * expert + work.tokens * (shared + router))
-    read = weights._replace(linear=shared + activated * expert).size_bytes(model)
+    read = weights._replace(experts=shared + activated * expert).size_bytes(model)
     hidden = gathered * model.hidden_size
     return flops, read, hidden, hidden
 
@@ -293,6 +312,7 @@ _COSTS: dict[str, Callable[[ModelSpec, Work, ParallelLayout], _Cost]] = {
     "qk_norm": _qk_norm,
     "rotary_emb": _rotary_emb,
     "attention": _attention,
+    "sliding_attention": _attention,
     "o_proj": _o_proj,
     "gate_up_proj": _gate_up_proj,
     "act_fn": _act_fn,

@@ -168,7 +168,7 @@ class Placement:
         if operator == "embedding":
             yield Piece(where, PieceKind.ROWS, total, self.model.hidden_size * self.model.dtype_bytes)
         elif operator == "moe":
-            expert = WeightCount(expert_weights(self.model, self.layout)).size_bytes(self.model)
+            expert = WeightCount(experts=expert_weights(self.model, self.layout)).size_bytes(self.model)
             experts = self.layout.local_experts(self.model) * expert
             yield Piece(where, PieceKind.WEIGHTS, total - experts)
             where = self.layers.get(EXPERTS, where)

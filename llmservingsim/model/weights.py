@@ -22,14 +22,22 @@ class WeightCount(NamedTuple):
     Attributes:
         linear: Elements of linear layers, which a quantised checkpoint stores in fewer bits.
         other: Elements kept in the model's dtype.
+        experts: Elements of linear layers of experts, which may have a format of their own.
     """
 
     linear: int = 0
     other: int = 0
+    experts: int = 0
+
+    @property
+    def elements(self) -> int:
+        """All of them."""
+        return self.linear + self.other + self.experts
 
     def size_bytes(self, model: ModelSpec) -> int:
-        """Bytes in the checkpoint's format."""
-        return self.linear * model.linear_bits // 8 + self.other * model.dtype_bytes
+        """Bytes in the checkpoint's formats."""
+        stored = self.linear * model.linear_bits + self.experts * model.expert_bits
+        return int(stored // 8) + self.other * model.dtype_bytes
 
 
 def kv_heads_per_rank(model: ModelSpec, tp: int) -> int:
@@ -125,7 +133,7 @@ def _moe(model: ModelSpec, layout: ParallelLayout) -> WeightCount:
     experts = layout.local_experts(model) * expert_weights(model, layout)
     shared = matrices * hidden * model.shared_expert_size // layout.tp
     router = hidden * model.num_experts + model.num_experts * model.router_bias
-    return WeightCount(experts + shared, router + hidden * model.shared_expert_gate)
+    return WeightCount(0, router + hidden * model.shared_expert_gate, experts + shared)
 
 
 def expert_weights(model: ModelSpec, layout: ParallelLayout) -> int:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from llmservingsim.model import OperatorKind
 from llmservingsim.shapes import BatchShape
 from llmservingsim.trace.builder import IterationBuilder
 from llmservingsim.trace.segments import Segment
@@ -79,6 +80,6 @@ def _run(segment: Segment, next_ns: Callable[[], int], start: int, ready: list[i
     """Run the steps of a segment on one rank; note when attentions end."""
     for step in segment.steps:
         start += next_ns()
-        if step.operator.name == "attention":
+        if step.operator.kind is OperatorKind.ATTENTION:
             ready.append(start)
     return start

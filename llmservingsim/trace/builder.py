@@ -21,15 +21,15 @@ from numpy.typing import NDArray
 from llmservingsim.config.catalog import ModelSpec
 from llmservingsim.errors import InvariantError, PluginError
 from llmservingsim.graph import Graph, Node, NodeType
-from llmservingsim.latency import ExpertLatencySource, LatencySource
-from llmservingsim.model import IndexedBy, OperatorKind, ParallelLayout, Placement, stage_range
+from llmservingsim.latency import ExpertLatencySource, LatencySource, PartialLatencySource
+from llmservingsim.model import HOST_GAP, IndexedBy, OperatorKind, ParallelLayout, Placement, stage_range
 from llmservingsim.shapes import BatchShape
 from llmservingsim.trace.bounded import remember
 from llmservingsim.trace.cuda_graphs import padded_tokens
 from llmservingsim.trace.expert_costs import ExpertCosts, RankClass, rank_classes
 from llmservingsim.trace.experts import ExpertRouting
 from llmservingsim.trace.fetches import Access, AccessSizes, FetchPlan, Floats, Issuer, Site, plan_accesses
-from llmservingsim.trace.segments import Collective, Segment, cut_stage, row_counts
+from llmservingsim.trace.segments import Collective, Segment, Step, cut_stage, row_counts
 
 Values = NDArray[np.int64]
 _MEMORY = (NodeType.MEM_LOAD, NodeType.MEM_STORE)
@@ -91,7 +91,10 @@ class IterationBuilder:
         self.capture_sizes = tuple(sorted(self.capture_sizes))
         self.ranks = tuple(rank for ranks in self.member_ranks for rank in ranks)
         backend = self.experts.all2all_backend if self.experts else "allgather_reducescatter"
-        self._segments, self._accesses = self._plan(self._cut(backend))
+        segments = self._cut(backend)
+        if isinstance(self.source, PartialLatencySource) and self.source.holds(HOST_GAP.name):
+            segments[0] = replace(segments[0], steps=(Step("start", HOST_GAP), *segments[0].steps))
+        self._segments, self._accesses = self._plan(segments)
         self._classes = rank_classes(self.layout, self.member_ranks, self.experts if self._expert_rows() else None)
         lines = [line for index, segment in enumerate(self._segments) for line in _fuse(segment, index)]
         self.template = self._graph([lines] * len(self._classes), self.member_ranks)
@@ -248,11 +251,14 @@ class IterationBuilder:
                 self._by_sequences[sequences] = self._sums(self._sequence_operators, padded)
             fixed = self._by_tokens[tokens] + self._by_sequences[sequences]
             remember(self._fixed, (tokens, sequences), fixed)
-        return fixed + self.source.latency_ns("attention", padded) * self._attention
+        for name, occurrences in self._attentions:
+            fixed = fixed + self.source.latency_ns(name, padded) * occurrences
+        return fixed
 
     def _step_durations(self, padded: Sequence[BatchShape]) -> Iterator[Iterator[int]]:
         """For every class, the times of its steps in order."""
-        names = (*self._token_operators, *self._sequence_operators, "attention")
+        attentions = [name for name, _ in self._attentions]
+        names = (*self._token_operators, *self._sequence_operators, *attentions)
         latencies = [{name: self.source.latency_ns(name, shape) for name in names} for shape in padded]
         blocks: list[list[int]] = [[]] * len(self._classes)
         if self._costs is not None:
@@ -266,7 +272,7 @@ class IterationBuilder:
 
     def _sums(self, operators: Sequence[str], shape: BatchShape) -> Values:
         """Sum the named operators' latencies into the nodes that run them."""
-        zero = np.zeros_like(self._attention)
+        zero = np.zeros(self._nodes_per_rank, dtype=np.int64)
         return sum((self.source.latency_ns(op, shape) * self._occurrences[op] for op in operators), start=zero)
 
     def _index_operators(self) -> None:
@@ -275,13 +281,15 @@ class IterationBuilder:
         node_of = np.flatnonzero(per_rank)
         distinct = {step.operator.name: step.operator for segment in self._segments for step in segment.steps}
         self._occurrences: dict[str, Values] = {}
-        for name in (*distinct, "attention"):
+        for name in distinct:
             counts = np.zeros(len(per_rank), dtype=np.int64)
             counts[per_rank] = [segment.count(name) for segment in self._segments]
             self._occurrences[name] = counts
-        self._attention = self._occurrences["attention"]
+        self._nodes_per_rank = len(per_rank)
         timed = [op for op in distinct.values() if op.kind is not OperatorKind.MOE]
         self._token_operators = [op.name for op in timed if op.indexed_by is IndexedBy.TOKENS]
+        attentions = [op.name for op in timed if op.indexed_by is IndexedBy.ATTENTION]
+        self._attentions = [(name, self._occurrences[name]) for name in attentions]
         self._sequence_operators = [op.name for op in timed if op.indexed_by is IndexedBy.SEQUENCES]
         holders = np.repeat(node_of, [segment.count("moe") for segment in self._segments])
         self._expert_nodes: Values = holders.astype(np.int64)

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmservingsim.graph import MemoryLocation, Node, NodeType
-from llmservingsim.model import NPU, PieceKind, Placement
+from llmservingsim.model import NPU, OperatorKind, PieceKind, Placement
 from llmservingsim.shapes import BatchShape
 from llmservingsim.trace.segments import Segment, Step
 
@@ -205,7 +205,7 @@ def _on_demand(steps: Sequence[Step], plan: FetchPlan) -> Iterable[Access]:
                     is_on_demand=True,
                     expert_layer=step.expert_layer,
                 )
-        where = placement.kv.get(_block(step), NPU) if step.operator.name == "attention" else NPU
+        where = placement.kv.get(_block(step), NPU) if step.operator.kind is OperatorKind.ATTENTION else NPU
         if where != NPU:
             for what, amount in (("load", Amount.CONTEXT), ("store", Amount.NEW_TOKENS)):
                 name, stores = f"{step.place}.kv_{what}", what == "store"
@@ -215,7 +215,7 @@ def _on_demand(steps: Sequence[Step], plan: FetchPlan) -> Iterable[Access]:
 def _recalled(steps: Sequence[Step], plan: FetchPlan) -> Iterable[Access]:
     """What comes up into blocks of the cache, which are taken: the loads begin with the iteration."""
     for index, step in enumerate(steps):
-        for where in plan.recalls if step.operator.name == "attention" else ():
+        for where in plan.recalls if step.operator.kind is OperatorKind.ATTENTION else ():
             yield Access(f"{step.place}.kv_recall", where, Amount.RECALLED, plan.kv_token_bytes, index)
 
 
@@ -320,7 +320,7 @@ class AccessSizes:
     def __init__(self, issued: Sequence[Access], members: Sequence[int], placement: Placement) -> None:
         self._members = np.array(members)
         self._tp = placement.layout.tp
-        self._window = placement.model.sliding_window
+        self._window = placement.model.window_of("attention")
         units = np.array([access.num_bytes for access in issued], dtype=np.int64)
         self._units = {amount: units * [a.amount is amount for a in issued] for amount in Amount}
         self._experts = np.flatnonzero([a.amount is Amount.EXPERTS for a in issued])

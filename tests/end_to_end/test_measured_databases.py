@@ -60,10 +60,10 @@ def test_measured_points_come_back_as_they_are() -> None:
     )  # qkv of 32 + 2 * 8 heads
     for tokens, time_us in zip(rows["m"].tolist(), rows["latency"].tolist(), strict=True):
         assert source.latency_ns("qkv_proj", shape([(tokens, 0)], [])) == round(time_us * 1000)
-    for chunks, length, _, time_us in measured.prefills.tolist():
+    for chunks, length, _, time_us in measured.attention["attention"].prefills.tolist():
         got = source.latency_ns("attention", shape([(int(length), 0)] * int(chunks), []))
         assert got == pytest.approx(time_us * 1000, abs=1)
-    for count, kv, time_us in measured.decodes.tolist():
+    for count, kv, time_us in measured.attention["attention"].decodes.tolist():
         got = source.latency_ns("attention", shape([], [int(kv)] * int(count)))
         assert got == pytest.approx(time_us * 1000, abs=1)
     assert source.provenance()["extrapolated_shapes"] == {}

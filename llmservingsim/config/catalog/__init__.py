@@ -9,13 +9,15 @@ from llmservingsim.config.catalog.accelerator import (
     find_accelerator,
     load_accelerators,
 )
+from llmservingsim.config.catalog.formats import FORMATS
 from llmservingsim.config.catalog.hf_config import from_hf_config
-from llmservingsim.config.catalog.model import ModelFamily, ModelSpec
+from llmservingsim.config.catalog.model import ModelFamily, ModelSpec, quantised
 from llmservingsim.config.catalog.models import catalogued_models, find_model
 from llmservingsim.config.catalog.network import NetworkEntry, catalogued_networks, find_network
 from llmservingsim.config.catalog.pim import PimSpec, catalogued_pim, find_pim
 
 __all__ = [
+    "FORMATS",
     "AcceleratorSpec",
     "EfficiencySpec",
     "ModelFamily",
@@ -34,4 +36,5 @@ __all__ = [
     "find_pim",
     "from_hf_config",
     "load_accelerators",
+    "quantised",
 ]

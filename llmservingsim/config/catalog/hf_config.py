@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from llmservingsim.config.catalog.hf_quantization import weight_formats
 from llmservingsim.config.catalog.model import ModelFamily, ModelSpec
 from llmservingsim.errors import ModelError, nearest
 
@@ -32,7 +33,6 @@ _QK_NORM = {"qwen3", "qwen3_moe", "gemma3", "gemma3_text"}
 _FOUR_NORMS = {"gemma2", "gemma3", "gemma3_text"}
 _TIED_BY_DEFAULT = {"gemma", "gemma2", "gemma3", "gemma3_text", "gpt2", "opt", "bloom", "mpt", "falcon"}
 _STEP_COUNTS_FROM_ONE = {"qwen2_moe", "qwen3_moe", "llama4", "llama4_text"}
-_QUANTISED_BITS = {"fp8": 8, "fbgemm_fp8": 8, "modelopt": 8, "mxfp4": 4, "modelopt_fp4": 4}
 
 
 class _Source:
@@ -120,7 +120,7 @@ def _shape(source: _Source) -> dict[str, Any]:
         "vocab_size": source.integer("vocab_size"),
         "max_position_embeddings": source.integer("max_position_embeddings"),
         "dtype": _dtype(source),
-        "linear_weight_bits": _linear_weight_bits(source),
+        **weight_formats(source.get("quantization_config"), source.place),
         "num_nextn_predict_layers": source.integer("num_nextn_predict_layers", 0),
     }
 
@@ -134,38 +134,22 @@ def _dtype(source: _Source) -> str:
     return "bfloat16" if raw == "auto" else _DTYPES.get(raw, raw)
 
 
-def _linear_weight_bits(source: _Source) -> int:
-    """Bits per weight of a quantised checkpoint's linear layers, 0 without ``quantization_config``.
-
-    The scales (a float32 per 128x128 block of fp8, a float16 per 128 weights of int4) are left out: below 0.03 % and
-    3 % of the weights they scale.
-    """
-    quantisation = source.get("quantization_config")
-    if not isinstance(quantisation, Mapping):
-        return 0
-    method = str(quantisation.get("quant_method", ""))
-    bits = quantisation.get("bits", _QUANTISED_BITS.get(method))
-    for group in dict(quantisation.get("config_groups") or {}).values():
-        bits = dict(group.get("weights") or {}).get("num_bits", bits)
-    if quantisation.get("load_in_4bit"):
-        bits = 4
-    if bits not in (4, 8, 16):
-        raise ModelError(
-            f"{source.place}: quantization_config: cannot tell the weight bits of quant_method {method!r}"
-            f"{nearest(method, _QUANTISED_BITS)}; expected 'bits' of 4, 8 or 16"
-        )
-    return int(bits)
-
-
 def _attention(source: _Source) -> dict[str, Any]:
     model_type = _model_type(source)
     bias = source.flag("attention_bias")
-    windowed = source.flag("use_sliding_window", True) and not str(source.get("layer_types", "")).count("full")
+    windowed = source.flag("use_sliding_window", True)
+    kinds = source.get("layer_types", [])
+    if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
+        raise ModelError(f"{source.place}: key 'layer_types': expected a list of words, got {kinds!r}")
+    is_mixed = windowed and len(set(kinds)) > 1
+    if kinds and set(kinds) == {"full_attention"}:
+        windowed = False
     fields: dict[str, Any] = {
         "qk_norm": model_type in _QK_NORM or source.flag("qk_norm") or source.flag("use_qk_norm"),
         "qkv_bias": bias or model_type in {"qwen2", "qwen2_moe"} or source.flag("qkv_bias"),
         "o_bias": bias,
         "sliding_window": source.integer("sliding_window", 0) or None if windowed else None,
+        "layer_types": tuple(kinds) if is_mixed else (),
     }
     for key in ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"):
         fields[key] = source.integer(key, 0)

@@ -6,10 +6,15 @@ from enum import StrEnum
 
 import msgspec
 
+from llmservingsim.config.catalog.formats import FORMATS, OF_EXPERTS_ALONE, find_format
 from llmservingsim.errors import ModelError, nearest, one_of
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp8": 1, "int8": 1}
 """Bytes of one element of each dtype that a checkpoint or a KV cache may use."""
+
+
+LAYER_TYPES = {"full_attention": "attention", "sliding_attention": "sliding_attention"}
+"""What ``layer_types`` of a Hugging Face config.json says of a block -> the operator that is its attention."""
 
 
 class ModelFamily(StrEnum):
@@ -30,8 +35,9 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         head_dim: Width of one attention head; not always ``hidden_size / num_heads`` (Qwen3).
         intermediate_size: Width of a dense block's MLP.
         dtype: Of weights and activations, a key of `DTYPE_BYTES`.
-        linear_weight_bits: Bits of one weight of a linear layer, 0 when as wide as `dtype`; embedding, norms, router
-            and head stay in `dtype` in every public quantised checkpoint.
+        linear_format: Of the weights of linear layers, a key of `FORMATS`, empty where they are stored in `dtype`;
+            embedding, norms, router and head stay in `dtype` in every public quantised checkpoint.
+        expert_format: Of those of experts, None where they are stored as other linear layers.
         qk_norm: RMS norms over the head dimension of queries and keys (Qwen3).
         num_block_norms: Norms over the hidden size in one block (2; Gemma 2 and 3 have 4).
         gated_mlp: The MLP multiplies a gate and an up projection.
@@ -41,7 +47,10 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             ``i >= first_dense_layers``, ``(i + offset) % step == 0`` and ``i`` not in `mlp_only_layers`.
         q_lora_rank, kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim: Of MLA; ``q_lora_rank`` 0 means
             that queries are projected in one step.
-        sliding_window: Tokens that attention looks back, None for all.
+        sliding_window: Tokens that attention looks back, None for all; where `layer_types` tells blocks apart, in the
+            sliding ones.
+        layer_types: Hugging Face's word for the attention of each block, a key of `LAYER_TYPES`; empty where all blocks
+            are alike.
         num_nextn_predict_layers: Blocks behind the last one that predict further tokens (multi-token prediction).
     """
 
@@ -57,7 +66,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     vocab_size: int
     max_position_embeddings: int
     dtype: str = "bfloat16"
-    linear_weight_bits: int = 0
+    linear_format: str = ""
+    expert_format: str | None = None
     tie_word_embeddings: bool = False
     qk_norm: bool = False
     qkv_bias: bool = False
@@ -84,6 +94,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     qk_rope_head_dim: int = 0
     v_head_dim: int = 0
     sliding_window: int | None = None
+    layer_types: tuple[str, ...] = ()
     num_nextn_predict_layers: int = 0
 
     def __post_init__(self) -> None:
@@ -97,9 +108,22 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return DTYPE_BYTES[self.dtype]
 
     @property
-    def linear_bits(self) -> int:
-        """Bits of one weight of a linear layer."""
-        return self.linear_weight_bits or 8 * self.dtype_bytes
+    def linear_bits(self) -> float:
+        """Bits of one weight of a linear layer, its share of the scales included."""
+        return self._bits(self.linear_format)
+
+    @property
+    def expert_bits(self) -> float:
+        """Bits of one weight of an expert, its share of the scales included."""
+        return self._bits(self.format_of_experts)
+
+    @property
+    def format_of_experts(self) -> str:
+        """Format of the experts' weights, empty where they are stored in `dtype`."""
+        return self.linear_format if self.expert_format is None else self.expert_format
+
+    def _bits(self, stored: str) -> float:
+        return FORMATS[stored].bits if stored else 8 * self.dtype_bytes
 
     @property
     def is_mla(self) -> bool:
@@ -122,6 +146,14 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         """Width of the rotated part of a head."""
         return self.qk_rope_head_dim if self.is_mla else self.head_dim
 
+    def attention_of(self, layer: int) -> str:
+        """Name of the operator that is the attention of block ``layer``, counted from 0."""
+        return LAYER_TYPES[self.layer_types[layer]] if self.layer_types else "attention"
+
+    def window_of(self, attention: str) -> int | None:
+        """How far an attention of this name looks back, None for all tokens."""
+        return None if self.layer_types and attention == "attention" else self.sliding_window
+
     def is_moe_layer(self, layer: int) -> bool:
         """Whether block ``layer``, counted from 0, routes tokens to experts."""
         return (
@@ -132,6 +164,22 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         )
 
 
+def quantised(model: ModelSpec, quantization: str) -> ModelSpec:
+    """Return a model whose linear layers are stored as a word of vLLM's ``quantization`` says.
+
+    Args:
+        model: In any format.
+        quantization: A key of `QUANTIZATIONS`, or ``none`` for the model's dtype.
+
+    Raises:
+        ModelError: The word is unknown.
+    """
+    stored = "" if quantization == "none" else find_format(quantization)
+    if stored in OF_EXPERTS_ALONE and model.num_experts:
+        return msgspec.structs.replace(model, linear_format="", expert_format=stored)
+    return msgspec.structs.replace(model, linear_format=stored, expert_format=None)
+
+
 def _contradiction(model: ModelSpec) -> str:
     """Say what is impossible about the numbers of ``model``; an empty string when nothing is."""
     positive = ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim", "vocab_size", "moe_layer_step")
@@ -140,12 +188,15 @@ def _contradiction(model: ModelSpec) -> str:
             return f"{field} must be at least 1, got {getattr(model, field)}"
     if model.dtype not in DTYPE_BYTES:
         return f"dtype {model.dtype!r} is unknown{nearest(model.dtype, DTYPE_BYTES)}; expected {one_of(DTYPE_BYTES)}"
+    for stored in (model.linear_format, model.format_of_experts):
+        if stored and stored not in FORMATS:
+            return f"weight format {stored!r} is unknown{nearest(stored, FORMATS)}; expected {one_of(FORMATS)}"
     if model.num_heads % model.num_kv_heads:
         return f"num_attention_heads {model.num_heads} is no multiple of num_key_value_heads {model.num_kv_heads}"
     dense_layers = sum(not model.is_moe_layer(layer) for layer in range(model.num_layers))
     if dense_layers and model.intermediate_size < 1:
         return f"{dense_layers} dense blocks need an intermediate_size, got {model.intermediate_size}"
-    return _expert_contradiction(model) or _mla_contradiction(model)
+    return _expert_contradiction(model) or _mla_contradiction(model) or _layer_type_contradiction(model)
 
 
 def _expert_contradiction(model: ModelSpec) -> str:
@@ -164,3 +215,16 @@ def _mla_contradiction(model: ModelSpec) -> str:
     needed = ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
     missing = [field for field in needed if getattr(model, field) < 1]
     return f"kv_lora_rank without {', '.join(missing)}" if missing else ""
+
+
+def _layer_type_contradiction(model: ModelSpec) -> str:
+    if not model.layer_types:
+        return ""
+    if len(model.layer_types) != model.num_layers:
+        return f"layer_types names {len(model.layer_types)} blocks, num_hidden_layers says {model.num_layers}"
+    for kind in model.layer_types:
+        if kind not in LAYER_TYPES:
+            return f"layer_types: {kind!r} is not simulated{nearest(kind, LAYER_TYPES)}; expected {one_of(LAYER_TYPES)}"
+    if "sliding_attention" in model.layer_types and not model.sliding_window:
+        return "layer_types has sliding_attention, so sliding_window must say how far it looks back"
+    return ""

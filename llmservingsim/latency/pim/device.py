@@ -70,7 +70,7 @@ class PimDevice:
 
         A sliding window bounds the mean context of a group.
         """
-        window = self._model.sliding_window
+        window = self._model.window_of("attention")
         tokens = context_tokens if window is None else np.minimum(context_tokens, requests * window)
         times = self.attention_time.per_request * requests + self.attention_time.per_token * tokens
         return np.asarray(np.rint(times), dtype=np.int64)

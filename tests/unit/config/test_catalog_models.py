@@ -110,7 +110,7 @@ def test_the_first_blocks_of_deepseek_are_dense() -> None:
     spec = find_model("deepseek-ai/DeepSeek-R1")
     assert spec.family is ModelFamily.MLA_MOE
     assert [spec.is_moe_layer(layer) for layer in range(5)] == [False, False, False, True, True]
-    assert spec.linear_bits == 8
+    assert spec.linear_format == "fp8_block"
 
 
 def test_sparse_step_and_dense_only_layers_choose_the_moe_blocks() -> None:
@@ -119,18 +119,36 @@ def test_sparse_step_and_dense_only_layers_choose_the_moe_blocks() -> None:
     assert [layer for layer in range(8) if spec.is_moe_layer(layer)] == [1, 5, 7]
 
 
+WEIGHTS = {"num_bits": 8, "type": "float", "strategy": "channel"}
+
+
 @pytest.mark.parametrize(
-    ("quantisation", "bits"),
+    ("quantisation", "stored", "bits"),
     [
-        ({"quant_method": "fp8"}, 8),
-        ({"quant_method": "gptq", "bits": 4}, 4),
-        ({"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": {"num_bits": 4}}}}, 4),
-        ({"load_in_4bit": True}, 4),
-        (None, 16),
+        ({"quant_method": "fp8"}, "fp8", 8),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8_block", 8 + 32 / 16384),
+        ({"quant_method": "gptq", "bits": 4}, "int4", 4.15625),
+        ({"quant_method": "awq", "bits": 4}, "int4", 4.15625),
+        ({"quant_method": "gptq", "bits": 8}, "int8_weight_only", 8),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "nvfp4", 4.5),
+        ({"quant_method": "modelopt", "quant_algo": "FP8"}, "fp8", 8),
+        ({"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": {"num_bits": 4}}}}, "int4", 4.15625),
+        ({"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": WEIGHTS}}}, "fp8", 8),
+        ({"load_in_4bit": True}, "int4", 4.15625),
+        ({"bits": 16}, "", 16),
+        (None, "", 16),
     ],
 )
-def test_quantised_checkpoints_say_their_weight_bits(quantisation: dict[str, Any] | None, bits: int) -> None:
-    assert from_hf_config({**LLAMA, "quantization_config": quantisation}, "m").linear_bits == bits
+def test_quantised_checkpoints_say_how_weights_are_stored(
+    quantisation: dict[str, Any] | None, stored: str, bits: float
+) -> None:
+    spec = from_hf_config({**LLAMA, "quantization_config": quantisation}, "m")
+    assert (spec.linear_format, spec.linear_bits) == (stored, bits)
+
+
+def test_mxfp4_checkpoints_quantise_experts_alone() -> None:
+    spec = from_hf_config({**MOE, "quantization_config": {"quant_method": "mxfp4"}}, "m")
+    assert (spec.linear_bits, spec.expert_bits) == (16, 4.25)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +162,7 @@ def test_quantised_checkpoints_say_their_weight_bits(quantisation: dict[str, Any
         ({"num_experts": 4, "num_experts_per_tok": 8}, r"num_experts_per_tok 8 must lie between 1 and num_experts 4"),
         ({"tie_word_embeddings": "yes"}, r"'tie_word_embeddings': expected true or false"),
         ({"num_hidden_layers": 0}, r"num_layers must be at least 1"),
-        ({"quantization_config": {"quant_method": "odd"}}, r"cannot tell the weight bits of quant_method 'odd'"),
+        ({"quantization_config": {"quant_method": "odd"}}, r"cannot tell the weight format of quant_method 'odd'"),
     ],
 )
 def test_a_wrong_config_is_reported_with_file_and_key(change: dict[str, Any], message: str) -> None:

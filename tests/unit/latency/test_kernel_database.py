@@ -72,7 +72,7 @@ def test_a_file_that_is_no_parquet_lacks_a_column_or_is_missing_is_named(root: P
         database.read("comm/all", [])
     (root / "h100_sxm/gemm/vllm/0.24.0/gemm_perf.parquet").write_bytes(b"PAR1 torn")
     with pytest.raises(ProfileError, match=r"gemm_perf.parquet: cannot be read as parquet"):
-        database.read("gemm/gemm_perf", ["m"])
+        KernelDatabase("h100_sxm", folder=root).read("gemm/gemm_perf", ["m"])
 
 
 def test_an_accelerator_without_measurements_is_refused_with_those_that_have_some() -> None:

@@ -245,7 +245,7 @@ def test_matrices_hold_all_weights_of_the_rank() -> None:
 
 
 def test_weights_of_fewer_bits_take_fewer_accesses_but_as_many_macs() -> None:
-    quantised = device(model=msgspec.structs.replace(MODEL, linear_weight_bits=8))
+    quantised = device(model=msgspec.structs.replace(MODEL, linear_format="fp8"))
     by_hand = START_NS + 16 * 8 + 4 * (10 + 10) + 96 / 4  # 16 accesses of 8 values, 8 ns each; tRAS is over in time
     assert quantised.latency_ns("o_proj", batch(1, 9)) == REFRESH * by_hand
 

@@ -28,7 +28,7 @@ def verification(contexts: Sequence[int], drafts: int) -> BatchShape:
 
 @given(contexts=st.lists(st.integers(0, 3000), min_size=1, max_size=8), drafts=st.integers(0, 8))
 def test_the_work_is_that_of_chunks_of_so_many_tokens(contexts: list[int], drafts: int) -> None:
-    work = _work(verification(contexts, drafts), None)
+    work = _work(verification(contexts, drafts), None, 2)
     chunks = Work.of_requests((1 + drafts, c + 1 + drafts) for c in contexts)
     assert (work.tokens, work.attended_pairs, work.context_tokens) == (
         chunks.tokens,
@@ -39,7 +39,7 @@ def test_the_work_is_that_of_chunks_of_so_many_tokens(contexts: list[int], draft
 
 
 def test_a_window_bounds_what_is_read_and_attended() -> None:
-    work = _work(verification([10_000], 4), 512)
+    work = _work(verification([10_000], 4), 512, 2)
     assert work.context_tokens == 512
     assert work.attended_pairs == pytest.approx(5 * 512, rel=0.001)
 

@@ -19,7 +19,7 @@ from llmservingsim.config.catalog import load_accelerators
 from llmservingsim.config.peer import import_peer_file, is_peer_file
 from llmservingsim.energy import check_power, count_energy
 from llmservingsim.errors import ConfigError
-from llmservingsim.explain import Observed, plan_cost, summarise_cost, summarise_limits
+from llmservingsim.explain import Observed, plan_cost, summarise_cost, summarise_limits, time_shares
 from llmservingsim.export import TraceExporter
 from llmservingsim.libraries import Libraries
 from llmservingsim.loop import serve
@@ -180,6 +180,8 @@ class Run:
         energy = count_energy(self.spec, self.system, measured)
         if energy is not None:
             summary["energy_j"] = summarise_energy(energy, measured.table)
+        for instance, told_of in zip(self.system.instances, summary["instances"], strict=True):
+            told_of["time_shares"] = time_shares(instance)
         summary["limits"] = summarise_limits(Observed(self.system, measured, accessed))
         if self._cost is not None:
             summary["cost"] = summarise_cost(self._cost, self.system, self.recorder.end_ns, summary)

@@ -35,6 +35,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     gpu_memory_utilization: float = 0.9
     kv_cache_dtype: str = "auto"
     dtype: str = "auto"
+    quantization: str | None = None
     enable_expert_parallel: bool | Literal["auto"] = False
     expert_parallel_size: int | None = None
     all2all_backend: All2AllBackend = "allgather_reducescatter"

@@ -126,6 +126,9 @@ def _totals_table(summary: Mapping[str, Any]) -> Table:
         table.add_row(
             f"instance {instance['index']}", f"{instance['latency'].get('source', 'own')} latencies, {blocks}"
         )
+        if shares := instance["time_shares"]:
+            told = ", ".join(f"{100 * share:.0f} % {grade}" for grade, share in shares.items() if share >= 0.005)
+            table.add_row("", told)
     if "speculative_decoding" in summary:
         table.add_row("drafts", _drafts(summary["speculative_decoding"]))
     table.add_row("prefix cache", f"{_prefix_cache(summary['prefix_cache'])}, {summary['preemptions']:,} preemptions")

@@ -2,7 +2,7 @@
 
 from llmservingsim.latency.bundle import BundleSource
 from llmservingsim.latency.bundle_v0 import OlderBundleSource
-from llmservingsim.latency.clocked import at_clock
+from llmservingsim.latency.clocked import ClockedSource, at_clock
 from llmservingsim.latency.database_source import DatabaseSource
 from llmservingsim.latency.drafter import DrafterBundleSource
 from llmservingsim.latency.find import SHIPPED, VARIANTS, bundle_name, find_bundle, is_older, shipped_model, variant_of
@@ -10,16 +10,26 @@ from llmservingsim.latency.kernel_database import KernelDatabase, system_of
 from llmservingsim.latency.measured_kernels import MeasuredAttention, MeasuredKernels
 from llmservingsim.latency.operator_table import OperatorTableSource
 from llmservingsim.latency.roofline import RooflineSource
-from llmservingsim.latency.source import ExpertLatencySource, ExpertWork, LatencySource, PartialLatencySource
+from llmservingsim.latency.source import (
+    ExpertLatencySource,
+    ExpertWork,
+    Grade,
+    GradedLatencySource,
+    LatencySource,
+    PartialLatencySource,
+)
 
 __all__ = [
     "SHIPPED",
     "VARIANTS",
     "BundleSource",
+    "ClockedSource",
     "DatabaseSource",
     "DrafterBundleSource",
     "ExpertLatencySource",
     "ExpertWork",
+    "Grade",
+    "GradedLatencySource",
     "KernelDatabase",
     "LatencySource",
     "MeasuredAttention",

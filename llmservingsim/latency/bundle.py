@@ -11,8 +11,9 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from llmservingsim.errors import ProfileError, nearest, one_of
 from llmservingsim.latency.expert_table import ExpertTable
 from llmservingsim.latency.kernel_attention import KernelAttention
 from llmservingsim.latency.skew import SkewModel
-from llmservingsim.latency.source import PER_SEQUENCE, ExpertWork
+from llmservingsim.latency.source import PER_SEQUENCE, ExpertWork, Grade
 from llmservingsim.latency.tables import DecodeTable, LinearTable
 from llmservingsim.latency.varlen_attention import VarlenAttention
 from llmservingsim.model import HOST_GAP
@@ -60,7 +61,9 @@ class BundleSource:
         rows = read_attention(folder)
         prefill = rows[:, 0] > 0
         self._decode = _decode_table(rows[~prefill], folder / "attention.csv")
-        self._apart = _read_apart(folder, self._decode)
+        meta = _read_meta(folder / "meta.yaml")
+        self._computed = frozenset(meta.get("from_roofline", ()))
+        self._apart = _read_apart(folder, self._decode, meta)
         self._varlen = VarlenAttention(rows[prefill]) if self._apart is None else None
         self._skew = SkewModel.load(folder / "skew.csv", self._decode, mode=skew)
         self._extrapolated: Counter[str] = Counter()
@@ -72,8 +75,16 @@ class BundleSource:
 
     def latency_ns(self, operator: str, shape: BatchShape) -> int:
         """Interpolate the operator's time; extrapolate, and count it, beyond the measured grid."""
+        time_ns, grade = self.graded_ns(operator, shape)
+        if grade is Grade.EXTRAPOLATED:
+            self._extrapolated[operator] += 1
+        return time_ns
+
+    def graded_ns(self, operator: str, shape: BatchShape) -> tuple[int, Grade]:
+        """Return the operator's time, and where it comes from."""
         if operator == "attention":
-            return round(self._attention_us(shape) * NS_PER_US)
+            time_us, is_covered = self._attention_us(shape)
+            return round(time_us * NS_PER_US), Grade.INTERPOLATED if is_covered else Grade.EXTRAPOLATED
         by_sequence = operator in PER_SEQUENCE
         tables = self._per_sequence if by_sequence else self._dense
         if operator not in tables:
@@ -83,20 +94,24 @@ class BundleSource:
             )
         size = shape.num_sequences if by_sequence else shape.num_tokens
         table = tables[operator]
-        if not table.covers(size):
-            self._extrapolated[operator] += 1
-        return round(table.at(size) * NS_PER_US)
+        grade = Grade.ROOFLINE if operator in self._computed else table.grade(size)
+        return round(table.at(size) * NS_PER_US), grade
 
     def moe_latency_ns(self, work: ExpertWork) -> NDArray[np.int64]:
         """Interpolate the time of the experts; extrapolate, and count it, beyond the measured grid.
 
         The measured time holds the router, which takes next to nothing.
         """
+        times, grade = self.graded_moe_ns(work)
+        if grade is Grade.EXTRAPOLATED:
+            self._extrapolated["moe"] += 1
+        return times
+
+    def graded_moe_ns(self, work: ExpertWork) -> tuple[NDArray[np.int64], Grade]:
+        """Return the times of the experts, and where they come from."""
         if self._moe is None:
             raise ProfileError(f"{self.folder}: operator 'moe' was not loaded: experts_per_token is 0")
-        if not self._moe.covers(work.pairs, work.activated_experts):
-            self._extrapolated["moe"] += 1
-        return np.rint(self._moe.at(work.pairs, work.activated_experts) * NS_PER_US).astype(np.int64)
+        return self._moe.graded_ns(work)
 
     def _moe_rows(self) -> NDArray[np.float64]:
         """Measured with whole experts, so in the folder of one rank."""
@@ -112,20 +127,20 @@ class BundleSource:
             "extrapolated_shapes": dict(sorted(self._extrapolated.items())),
         }
 
-    def _attention_us(self, shape: BatchShape) -> float:
+    def _attention_us(self, shape: BatchShape) -> tuple[float, bool]:
+        """Return the time of attention, and whether the batch lies within the measured grid."""
         if (of_any := self._apart or (self._varlen if shape.prefills else None)) is not None:
-            if not of_any.covers(shape):
-                self._extrapolated["attention"] += 1
-            return of_any.at(shape)
+            return of_any.at(shape), of_any.covers(shape)
         count = shape.num_decodes
         if not count:
-            return 0.0
+            return 0.0, True
         mean_kv = shape.decode_kv_tokens / count
-        if not self._decode.covers(count, mean_kv):
-            self._extrapolated["attention"] += 1
+        is_covered = self._decode.covers(count, mean_kv)
         decode = max(self._decode.at(count, mean_kv), self._skew.bound_us(shape))
         assert self._varlen is not None
-        return max(decode, self._varlen.of_verification(shape)) if shape.draft_pairs else decode
+        if shape.draft_pairs:
+            decode = max(decode, self._varlen.of_verification(shape))
+        return decode, is_covered
 
 
 def _read_host(path: Path) -> LinearTable:
@@ -145,20 +160,29 @@ def _decode_table(rows: NDArray[np.float64], path: Path) -> DecodeTable:
     return DecodeTable.of_points(decodes[:, 2:].tolist())
 
 
-def _read_apart(folder: Path, decode: DecodeTable) -> KernelAttention | None:
+def _read_meta(path: Path) -> dict[str, Any]:
+    """Read what stands beside the tables; nothing if the file is not there."""
+    if not path.is_file():
+        return {}
+    import yaml
+
+    try:
+        meta = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = {**meta, "tiles_per_decode": float(meta.get("tiles_per_decode", 0.0))}
+        found["from_roofline"] = [str(name) for name in meta.get("from_roofline") or ()]
+    except (OSError, yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+        raise ProfileError(
+            f"{path}: expected a table with a number tiles_per_decode and a list from_roofline: {error}"
+        ) from error
+    return found
+
+
+def _read_apart(folder: Path, decode: DecodeTable, meta: Mapping[str, Any]) -> KernelAttention | None:
     """Read kernels that were measured apart; ``meta.yaml`` tells how they run together."""
     path = folder / PREFILLS
     if not path.is_file():
         return None
-    import yaml
-
-    rows = load_rows(path, PREFILL_COLUMNS)
-    meta = folder / "meta.yaml"
-    try:
-        told = yaml.safe_load(meta.read_text(encoding="utf-8")) if meta.is_file() else {}
-        return KernelAttention(rows, decode, float(told.get("tiles_per_decode", 0.0)))
-    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
-        raise ProfileError(f"{meta}: expected a table with a number tiles_per_decode: {error}") from error
+    return KernelAttention(load_rows(path, PREFILL_COLUMNS), decode, meta.get("tiles_per_decode", 0.0))
 
 
 def read_attention(folder: Path) -> NDArray[np.float64]:

@@ -20,7 +20,7 @@ from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec
 from llmservingsim.errors import ProfileError, one_of
 from llmservingsim.latency.roofline import RooflineSource
 from llmservingsim.latency.skew import MODES
-from llmservingsim.latency.source import PER_SEQUENCE, ExpertWork
+from llmservingsim.latency.source import PER_SEQUENCE, ExpertWork, Grade
 from llmservingsim.latency.tables import LinearTable
 from llmservingsim.latency.v0_attention import DecodeKernel, OlderAttention
 from llmservingsim.latency.v0_files import Layers, read_attention, read_layers
@@ -95,15 +95,23 @@ class OlderBundleSource:
 
     def latency_ns(self, operator: str, shape: BatchShape) -> int:
         """Return the operator's time: measured or interpolated, by the roofline where the bundle lacks it."""
+        time_ns, grade = self.graded_ns(operator, shape)
+        if grade is Grade.ROOFLINE:
+            self._computed.add(operator)
+        elif grade is Grade.EXTRAPOLATED:
+            self._extrapolated[operator] += 1
+        return time_ns
+
+    def graded_ns(self, operator: str, shape: BatchShape) -> tuple[int, Grade]:
+        """Return the operator's time, and where it comes from."""
         if operator == "attention":
-            return self._attention_ns(shape)
+            grade = Grade.INTERPOLATED if self._attention.covers(shape) else Grade.EXTRAPOLATED
+            return round(self._attention.at(shape)), grade
         table = self._tables.get(operator)
         if table is None:
-            computed = self._roofline.latency_ns(operator, shape)
-            self._computed.add(operator)
-            return computed
+            return self._roofline.latency_ns(operator, shape), Grade.ROOFLINE
         size = shape.num_sequences if operator in PER_SEQUENCE else shape.num_tokens
-        return round(self._at(operator, table, size))
+        return round(table.at(size)), table.grade(size)
 
     def moe_latency_ns(self, work: ExpertWork) -> NDArray[np.int64]:
         """Return the time of the gate and, one after another, of a rank's activated experts, each with its mean tokens.
@@ -114,6 +122,17 @@ class OlderBundleSource:
         Raises:
             ProfileError: If the bundle is that of a dense model.
         """
+        times, beyond = self._experts_ns(work)
+        self._extrapolated.update(beyond)
+        return times
+
+    def graded_moe_ns(self, work: ExpertWork) -> tuple[NDArray[np.int64], Grade]:
+        """Return the times of the experts, and where they come from."""
+        times, beyond = self._experts_ns(work)
+        return times, Grade.EXTRAPOLATED if beyond else Grade.INTERPOLATED
+
+    def _experts_ns(self, work: ExpertWork) -> tuple[NDArray[np.int64], list[str]]:
+        """Return the times of the experts, and which parts of them lie beyond what was measured."""
         gate, expert = (self._tables.get(name) for name in _MOE)
         if gate is None or expert is None:
             raise ProfileError(f"{self.folder / 'layers.csv'}: holds no gate and expert.w1, as an MoE model needs")
@@ -122,10 +141,11 @@ class OlderBundleSource:
         means = np.divide(work.pairs, activated, out=idle, where=activated > 0)
         sizes, place = np.unique(means, return_inverse=True)
         times = np.array([expert.at(size) for size in sizes.tolist()])[place.reshape(means.shape)]
-        if not all(map(expert.covers, sizes.tolist())):
-            self._extrapolated["expert"] += 1
-        total = self._at("gate", gate, work.tokens) + activated / self._layout.expert_slices * times
-        return np.asarray(np.rint(total), dtype=np.int64)
+        beyond = [] if all(map(expert.covers, sizes.tolist())) else ["expert"]
+        if not gate.covers(work.tokens):
+            beyond.append("gate")
+        total = gate.at(work.tokens) + activated / self._layout.expert_slices * times
+        return np.asarray(np.rint(total), dtype=np.int64), beyond
 
     def provenance(self) -> dict[str, object]:
         """Name the folder, what stands in another layer's row, what the roofline timed, and the extrapolations."""
@@ -153,16 +173,6 @@ class OlderBundleSource:
             parts = [column.get(count, 0.0) for column in columns]
             times.append(max(sum(parts) - saved, *parts, 0.0) / share)
         return LinearTable(counts, times)
-
-    def _attention_ns(self, shape: BatchShape) -> int:
-        if not self._attention.covers(shape):
-            self._extrapolated["attention"] += 1
-        return round(self._attention.at(shape))
-
-    def _at(self, name: str, table: LinearTable, size: int) -> float:
-        if not table.covers(size):
-            self._extrapolated[name] += 1
-        return table.at(size)
 
 
 def product_start_ns(layers: Layers, weight_bytes: Mapping[str, int]) -> float:

@@ -25,9 +25,13 @@ class ClockedSource:
         source: At the maximum clock.
         roofline: Says what bounds an operator.
         clock: The share, in (0, 1].
+
+    Attributes:
+        at_full_clock: The other source.
     """
 
     def __init__(self, source: LatencySource, roofline: RooflineSource, clock: float) -> None:
+        self.at_full_clock = source
         self._source = source
         self._roofline = roofline
         self._clock = clock

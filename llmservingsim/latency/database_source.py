@@ -16,7 +16,7 @@ from llmservingsim.latency.expert_table import ExpertTable
 from llmservingsim.latency.kernel_attention import KernelAttention
 from llmservingsim.latency.measured_kernels import MeasuredKernels
 from llmservingsim.latency.roofline import RooflineSource
-from llmservingsim.latency.source import PER_SEQUENCE, ExpertWork
+from llmservingsim.latency.source import PER_SEQUENCE, ExpertWork, Grade
 from llmservingsim.latency.tables import DecodeTable, LinearTable
 from llmservingsim.shapes import BatchShape
 from llmservingsim.units import NS_PER_US
@@ -51,26 +51,36 @@ class DatabaseSource:
 
     def latency_ns(self, operator: str, shape: BatchShape) -> int:
         """Interpolate the operator's time; extrapolate, and count it, beyond the measured grid."""
+        time_ns, grade = self.graded_ns(operator, shape)
+        if grade is Grade.EXTRAPOLATED:
+            self._extrapolated[operator] += 1
+        elif grade is Grade.ROOFLINE:
+            self._from_roofline.add(operator)
+        return time_ns
+
+    def graded_ns(self, operator: str, shape: BatchShape) -> tuple[int, Grade]:
+        """Return the operator's time, and where it comes from."""
         if (attention := self._attention.get(operator)) is not None:
-            if not attention.covers(shape):
-                self._extrapolated[operator] += 1
-            return round(attention.at(shape) * NS_PER_US)
+            is_covered = attention.covers(shape)
+            return round(attention.at(shape) * NS_PER_US), Grade.INTERPOLATED if is_covered else Grade.EXTRAPOLATED
         table = self._tables.get(operator)
         if table is None:
-            self._from_roofline.add(operator)
-            return self._rest.latency_ns(operator, shape)
+            return self._rest.latency_ns(operator, shape), Grade.ROOFLINE
         size = shape.num_sequences if operator in PER_SEQUENCE else shape.num_tokens
-        if not table.covers(size):
-            self._extrapolated[operator] += 1
-        return round(table.at(size) * NS_PER_US)
+        return round(table.at(size) * NS_PER_US), table.grade(size)
 
     def moe_latency_ns(self, work: ExpertWork) -> NDArray[np.int64]:
         """Interpolate the time of the experts; extrapolate, and count it, beyond the measured grid."""
+        times, grade = self.graded_moe_ns(work)
+        if grade is Grade.EXTRAPOLATED:
+            self._extrapolated["moe"] += 1
+        return times
+
+    def graded_moe_ns(self, work: ExpertWork) -> tuple[NDArray[np.int64], Grade]:
+        """Return the times of the experts, and where they come from."""
         if self._moe is None:
             raise ProfileError(f"{self._kernels.model.name} has no experts")
-        if not self._moe.covers(work.pairs, work.activated_experts):
-            self._extrapolated["moe"] += 1
-        return np.rint(self._moe.at(work.pairs, work.activated_experts) * NS_PER_US).astype(np.int64)
+        return self._moe.graded_ns(work)
 
     def provenance(self) -> dict[str, object]:
         """Name the system, the engine's versions, what came from the roofline and the extrapolations."""
@@ -81,6 +91,7 @@ class DatabaseSource:
             "engine": database.engine,
             "attention_kernel": self._kernels.attention_kernel,
             "tables": dict(sorted(database.used.items())),
+            "left_out": self._kernels.left_out,
             "from_roofline": sorted(self._from_roofline),
             "extrapolated_shapes": dict(sorted(self._extrapolated.items())),
         }

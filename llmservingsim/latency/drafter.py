@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from llmservingsim.latency.bundle import BundleSource
 from llmservingsim.latency.roofline import RooflineSource
-from llmservingsim.latency.source import ExpertWork
+from llmservingsim.latency.source import ExpertWork, Grade
 from llmservingsim.shapes import BatchShape
 
 
@@ -34,6 +34,15 @@ class DrafterBundleSource:
         """Return the operator's time for one batch."""
         source = self._roofline if operator in self._missing else self._bundle
         return source.latency_ns(operator, shape)
+
+    def graded_ns(self, operator: str, shape: BatchShape) -> tuple[int, Grade]:
+        """Return the same, and where it comes from."""
+        source = self._roofline if operator in self._missing else self._bundle
+        return source.graded_ns(operator, shape)
+
+    def graded_moe_ns(self, work: ExpertWork) -> tuple[NDArray[np.int64], Grade]:
+        """Return the time of the experts, and where it comes from."""
+        return self._bundle.graded_moe_ns(work)
 
     def moe_latency_ns(self, work: ExpertWork) -> NDArray[np.int64]:
         """Return the time of the experts."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from llmservingsim.latency.source import ExpertWork, Grade
 from llmservingsim.latency.tables import LinearTable
+from llmservingsim.units import NS_PER_US
 
 Floats = NDArray[np.float64]
 
@@ -44,6 +46,12 @@ class ExpertTable:
         tokens = pairs.max(initial=0.0) / self._per_token
         low, high = activated[activated > 0].min(initial=np.inf), activated.max(initial=0.0)
         return bool(low >= self._activated[0] and high <= self._activated[-1] and tokens <= self._most_tokens)
+
+    def graded_ns(self, work: ExpertWork) -> tuple[NDArray[np.int64], Grade]:
+        """Return the times of a table in microseconds in nanoseconds, and where they come from."""
+        times = np.rint(self.at(work.pairs, work.activated_experts) * NS_PER_US).astype(np.int64)
+        is_covered = self.covers(work.pairs, work.activated_experts)
+        return times, Grade.INTERPOLATED if is_covered else Grade.EXTRAPOLATED
 
     def at(self, pairs: Floats, activated: Floats) -> Floats:
         """Return the times of (pairs, activated experts), elementwise."""

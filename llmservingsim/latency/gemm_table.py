@@ -28,6 +28,10 @@ class GemmTable:
         times: In any unit.
         what: For messages.
 
+    Attributes:
+        rows: Numbers of rows that were measured.
+        fastest: Least time of all products.
+
     Raises:
         ProfileError: If there are none.
     """
@@ -39,6 +43,7 @@ class GemmTable:
         cube = np.full((len(self._n), len(self._k), len(self.rows)), np.nan)
         cube[np.searchsorted(self._n, n), np.searchsorted(self._k, k), np.searchsorted(self.rows, m)] = times
         self._cube = cube
+        self.fastest = float(np.min(times))
 
     def times(self, n: float, k: float) -> tuple[Sequence[float], Sequence[float]]:
         """Return the numbers of rows that are known for a product of these widths, and their times."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,7 @@ class KernelDatabase:
         folder: Of the measurements, by default the installed package's.
 
     Attributes:
+        versions: Of the engine, of which anything was measured, the oldest first.
         used: Table -> version that it was read from last.
 
     Raises:
@@ -90,12 +92,12 @@ class KernelDatabase:
         if version is not None and version not in versions:
             raise ProfileError(
                 f"no kernels of {engine} {version} were measured on {system}{nearest(version, versions)}; expected one "
-                f"of {one_of(sorted(versions, key=_order), 24)}"
+                f"of {one_of(sorted(versions, key=version_order), 24)}"
             )
         self.system, self.engine, self.version = system, engine, version
+        self.versions = tuple(sorted(versions, key=version_order))
         self.used: dict[str, str] = {}
         self._folder = root / system
-        self._loaded: dict[Path, Any] = {}
 
     def read(self, table: str, columns: Sequence[str], **where: object) -> Columns:
         """Return columns of the rows of a table that have the stated values; latency in microseconds.
@@ -127,7 +129,7 @@ class KernelDatabase:
         """Return the rows of a file that have the stated values."""
         import pyarrow.compute as pc
 
-        rows = self._load(path)
+        rows = _load(path, path.stat().st_mtime_ns)
         there = rows.column_names
         if missing := [name for name in wanted if name not in there and where.get(name) != _BEFORE.get(name, "")]:
             raise ProfileError(f"{path}: has no column {missing[0]!r}; it has {one_of(there, 24)}")
@@ -137,21 +139,10 @@ class KernelDatabase:
                 rows = rows.filter(pc.equal(column, value.lower() if isinstance(value, str) else value))
         return rows
 
-    def _load(self, path: Path) -> Any:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        if path not in self._loaded:
-            try:
-                self._loaded[path] = pq.read_table(path)
-            except (OSError, pa.ArrowException) as error:
-                raise ProfileError(f"{path}: cannot be read as parquet: {error}") from error
-        return self._loaded[path]
-
     def _versions(self, table: str) -> list[str]:
         family, _, name = table.partition("/")
         return sorted(
-            (p.parent.name for p in self._folder.glob(f"{family}/{self.engine}/*/{name}.parquet")), key=_order
+            (p.parent.name for p in self._folder.glob(f"{family}/{self.engine}/*/{name}.parquet")), key=version_order
         )
 
     def _preferred(self, table: str) -> list[str]:
@@ -161,13 +152,26 @@ class KernelDatabase:
             raise ProfileError(f"{self._folder}: {self.engine} has no table {table}")
         if self.version is None:
             return versions[::-1]
-        limit = _order(self.version)
-        before = [v for v in versions if _order(v) <= limit]
+        limit = version_order(self.version)
+        before = [v for v in versions if version_order(v) <= limit]
         return [*before[::-1], *versions[len(before) :]]
 
     def _path(self, table: str, version: str) -> Path:
         family, _, name = table.partition("/")
         return self._folder / family / self.engine / version / f"{name}.parquet"
+
+
+@lru_cache(maxsize=16)
+def _load(path: Path, modified_ns: int) -> Any:
+    """Read a table; instances of a run, and runs of a sweep, ask for the same ones."""
+    del modified_ns  # a file that has changed is another
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise ProfileError(f"{path}: cannot be read as parquet: {error}") from error
 
 
 def system_of(hardware: str) -> str:
@@ -184,7 +188,7 @@ def system_of(hardware: str) -> str:
     return SYSTEMS[hardware]
 
 
-def _order(version: str) -> tuple[tuple[int, int, str], ...]:
+def version_order(version: str) -> tuple[tuple[int, int, str], ...]:
     """Compare versions by their numbers: 0.9 before 0.10, a release candidate (rc) before its release."""
     parts = re.findall(r"\d+|[a-z]+", version.lower())
     return (*((1, int(p), "") if p.isdigit() else (0 if p in ("rc", "dev") else 2, 0, p) for p in parts), (1, -1, ""))

@@ -46,6 +46,10 @@ _EXPERT_NAMES: Mapping[str, Sequence[str]] = {
 }
 """Format of weights -> what the database calls its kernels, the likest first; 16 bits of any kind take as long."""
 
+HOST_BOUND = 10.0
+"""A product of any format whose fastest case takes so many times that of 16 bits was not timed on the device alone: the
+host launched it, some 50 to 300 us each. Products in fp8 with a scale per block are such under vLLM (package 0.12)."""
+
 _DTYPES = ("bfloat16", "float16", "fp8")
 
 
@@ -79,6 +83,7 @@ class MeasuredKernels:
         products: Operator -> (tokens or sequences, times in us).
         attention: Operator -> what was measured of it.
         experts: Tokens, activated experts, us; shape ``[points, 3]``, empty for a dense model.
+        left_out: What the database has of the model's formats, but is not used, and why.
         expert_slices: Parts into which experts have yet to be cut; 1 where those were measured that a rank holds.
 
     Raises:
@@ -103,6 +108,7 @@ class MeasuredKernels:
         self._stored = "fp8" if model.dtype == "fp8" else model.linear_format
         self._kv_dtype = "fp8" if kv_cache_dtype.startswith("fp8") else "bfloat16"
         self._tables: dict[str, GemmTable] = {}
+        self.left_out: list[str] = []
         operators = {operator.name: operator for operator in model_operators(model)}
         self.products = {
             name: self._product(operator) for name, operator in operators.items() if operator.kind is OperatorKind.GEMM
@@ -139,8 +145,12 @@ class MeasuredKernels:
         database = self.database
         for name in names:
             rows = database.read("gemm/gemm_perf", ["m", "n", "k"], gemm_dtype=name)
-            if len(rows["latency"]):
-                return GemmTable(rows["m"], rows["n"], rows["k"], rows["latency"], f"{database.system}, {name}")
+            if not len(rows["latency"]):
+                continue
+            if name != "bfloat16" and rows["latency"].min() > HOST_BOUND * self.gemms("").fastest:
+                self.left_out.append(f"products in {name}: launched by the host when they were measured")
+                continue
+            return GemmTable(rows["m"], rows["n"], rows["k"], rows["latency"], f"{database.system}, {name}")
         raise ProfileError(
             f"{self.model.name}: {database.engine} on {database.system} has no products in {one_of(names)}; expected "
             "another quantization, or latency.source roofline"

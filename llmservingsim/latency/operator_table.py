@@ -15,7 +15,7 @@ from llmservingsim.errors import ProfileError, nearest, one_of
 from llmservingsim.latency.attention_table import AttentionTable
 from llmservingsim.latency.operator_rows import OperatorRow, read_operator_rows
 from llmservingsim.latency.roofline import RooflineSource
-from llmservingsim.latency.source import PER_SEQUENCE, ExpertWork
+from llmservingsim.latency.source import PER_SEQUENCE, ExpertWork, Grade
 from llmservingsim.latency.tables import LinearTable
 from llmservingsim.model import block_operators, model_operators
 from llmservingsim.shapes import BatchShape
@@ -66,19 +66,30 @@ class OperatorTableSource:
 
     def latency_ns(self, operator: str, shape: BatchShape) -> int:
         """Interpolate the operator's time; extrapolate, and count it, beyond the table."""
+        time_ns, grade = self.graded_ns(operator, shape)
+        if grade is Grade.EXTRAPOLATED:
+            self._extrapolated[operator] += 1
+        return time_ns
+
+    def graded_ns(self, operator: str, shape: BatchShape) -> tuple[int, Grade]:
+        """Return the operator's time, and where it comes from: the worst of its parts."""
         if operator == "attention":
             return self._attention_ns(shape)
         tables = self._dense.get(operator)
         if tables is None:
-            return self._roofline.latency_ns(operator, shape)
+            return self._roofline.graded_ns(operator, shape)
         size = shape.num_sequences if operator in PER_SEQUENCE else shape.num_tokens
-        if not all(table.covers(size) for table in tables):
-            self._extrapolated[operator] += 1
-        return round(sum(table.at(size) for table in tables))
+        grades = [table.grade(size) for table in tables]
+        worst = max(grades, key=list(Grade).index, default=Grade.MEASURED)  # none where it costs nothing
+        return round(sum(table.at(size) for table in tables)), worst
 
     def moe_latency_ns(self, work: ExpertWork) -> NDArray[np.int64]:
         """Return the roofline's time of the experts."""
         return self._roofline.moe_latency_ns(work)
+
+    def graded_moe_ns(self, work: ExpertWork) -> tuple[NDArray[np.int64], Grade]:
+        """Return the roofline's time of the experts, and that it was computed."""
+        return self._roofline.graded_moe_ns(work)
 
     def provenance(self) -> dict[str, object]:
         """Name the file, what it does not time, which of its rows are not used, and the extrapolations."""
@@ -90,11 +101,11 @@ class OperatorTableSource:
             "extrapolated_shapes": dict(sorted(self._extrapolated.items())),
         }
 
-    def _attention_ns(self, shape: BatchShape) -> int:
+    def _attention_ns(self, shape: BatchShape) -> tuple[int, Grade]:
         """Time decodes and prompt chunks apart, each from where it is known."""
         tables = self._attention
         if tables is None:
-            return self._roofline.latency_ns("attention", shape)
+            return self._roofline.graded_ns("attention", shape)
         if self._times_decodes:
             found = [table.decode_ns(shape) for table in tables]
         else:
@@ -103,9 +114,9 @@ class OperatorTableSource:
             found += [table.chunk_ns(chunk) for table in tables for chunk in shape.prefills]
         else:
             found.append((self._roofline.latency_ns("attention", shape.only_prefills()), True))
-        if not all(inside for _, inside in found):
-            self._extrapolated["attention"] += 1
-        return round(sum(time_ns for time_ns, _ in found))
+        is_covered = all(inside for _, inside in found)
+        grade = Grade.INTERPOLATED if is_covered else Grade.EXTRAPOLATED
+        return round(sum(time_ns for time_ns, _ in found)), grade
 
     def _find_missing(self, known: Iterable[str]) -> list[str]:
         """Operators, and halves of attention, that the roofline times, in the model's order."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec
 from llmservingsim.errors import ConfigError, one_of
-from llmservingsim.latency.source import ExpertWork
+from llmservingsim.latency.source import ExpertWork, Grade
 from llmservingsim.latency.systolic import SystolicArray
 from llmservingsim.model import (
     EH_PROJ,
@@ -68,6 +68,14 @@ class RooflineSource:
         if not compute_s and not memory_s:
             return 0
         return max(round(max(compute_s, memory_s) * NS_PER_S), self.launch_ns)
+
+    def graded_ns(self, operator: str, shape: BatchShape) -> tuple[int, Grade]:
+        """Return the same, and that it was computed."""
+        return self.latency_ns(operator, shape), Grade.ROOFLINE
+
+    def graded_moe_ns(self, work: ExpertWork) -> tuple[NDArray[np.int64], Grade]:
+        """Return what `moe_latency_ns` does, and that it was computed."""
+        return self.moe_latency_ns(work), Grade.ROOFLINE
 
     @property
     def launch_ns(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -49,6 +50,32 @@ class LatencySource(Protocol):
 
     def provenance(self) -> dict[str, object]:
         """Say where the numbers come from and how often they were extrapolated, for the run's summary."""
+        ...
+
+
+class Grade(StrEnum):
+    """Where a time comes from.
+
+    ``measured`` on this shape; ``interpolated`` between measured shapes; ``extrapolated`` beyond them; ``roofline``,
+    computed from the catalogue.
+    """
+
+    MEASURED = "measured"
+    INTERPOLATED = "interpolated"
+    EXTRAPOLATED = "extrapolated"
+    ROOFLINE = "roofline"
+
+
+@runtime_checkable
+class GradedLatencySource(Protocol):
+    """A source that tells where each of its times comes from."""
+
+    def graded_ns(self, operator: str, shape: BatchShape) -> tuple[int, Grade]:
+        """Return the operator's time for one batch, as `LatencySource.latency_ns`, and where it comes from."""
+        ...
+
+    def graded_moe_ns(self, work: ExpertWork) -> tuple[NDArray[np.int64], Grade]:
+        """Return the times of experts, as `ExpertLatencySource.moe_latency_ns`, and where they come from."""
         ...
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 
+from llmservingsim.latency.source import Grade
+
 
 class LinearTable:
     """Time over one size, linear between measured points and beyond them.
@@ -36,6 +38,13 @@ class LinearTable:
     def covers(self, size: float) -> bool:
         """Whether ``size`` lies within the measured range."""
         return self._sizes[0] <= size <= self._sizes[-1]
+
+    def grade(self, size: float) -> Grade:
+        """Whether the time at ``size`` was measured, or lies between measured ones or beyond them."""
+        if not self.covers(size):
+            return Grade.EXTRAPOLATED
+        place = bisect_left(self._sizes, size)
+        return Grade.MEASURED if self._sizes[place] == size else Grade.INTERPOLATED
 
     def at(self, size: float) -> float:
         """Return the time at ``size``."""

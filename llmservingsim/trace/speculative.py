@@ -105,7 +105,7 @@ class SpeculativeBuilder:
         self.source = target.source
         self.stage = target.stage
         self.drafter = drafter
-        self._target = target
+        self.target = target
         self._search_ns = search_ns
         tails = [drafter.template] * drafter.num_passes if drafter is not None else self._search(self.ranks)
         self.template = _join(target.template, tails)
@@ -114,7 +114,7 @@ class SpeculativeBuilder:
 
     def durations_ns(self, shapes: Sequence[BatchShape]) -> Values:
         """Return the duration of every node of `template`, shape ``[nodes]``."""
-        parts = [self._target.durations_ns(shapes)]
+        parts = [self.target.durations_ns(shapes)]
         if self.drafter is not None:
             parts += [self.drafter.durations_ns((shape,)) for shape in self.drafter.passes(shapes[0])]
         return self._merge([*parts, self._search_durations])
@@ -123,7 +123,7 @@ class SpeculativeBuilder:
         """Return the message size of every node of `template`, or None if there is no communication."""
         if not self._communicates:
             return None
-        parts = [self._target.all_sizes_bytes(shapes)]
+        parts = [self.target.all_sizes_bytes(shapes)]
         if self.drafter is not None:
             parts += [self.drafter.all_sizes_bytes((shape,)) for shape in self.drafter.passes(shapes[0])]
         return self._merge([*parts, np.zeros_like(self._search_durations)])
@@ -139,9 +139,9 @@ class SpeculativeBuilder:
     def export(self, shapes: Sequence[BatchShape]) -> Graph:
         """Return the iteration with one COMP node per operator that takes time, for writing to disk."""
         if self.drafter is None:
-            return _join(self._target.export(shapes), self._search(range(len(self.ranks))))
+            return _join(self.target.export(shapes), self._search(range(len(self.ranks))))
         tails = [self.drafter.export((shape,)) for shape in self.drafter.passes(shapes[0])]
-        return _join(self._target.export(shapes), tails)
+        return _join(self.target.export(shapes), tails)
 
     def _search(self, ranks: Sequence[int]) -> list[Graph]:
         """The search as a graph, none if it takes no time."""
@@ -153,7 +153,7 @@ class SpeculativeBuilder:
         classes = len(self.template.rank_classes)
         if classes == 1:
             return np.concatenate(parts)
-        sizes = [len(self._target.template) // classes, *(len(part) for part in parts[1:])]
+        sizes = [len(self.target.template) // classes, *(len(part) for part in parts[1:])]
         if self.drafter is not None and len(self.drafter.template.rank_classes) == classes:
             sizes[1:] = [size // classes for size in sizes[1:]]
         rows = [

@@ -132,6 +132,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "activity",
         "backend",
         "config",
+        "latency",
         "model",
         "report",
         "serving",

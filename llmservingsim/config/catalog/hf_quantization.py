@@ -28,7 +28,9 @@ def weight_formats(quantisation: Any, place: str) -> dict[str, Any]:
             f"{place}: quantization_config: cannot tell the weight format of quant_method {method!r}"
             f"{nearest(method, QUANTIZATIONS)}; expected one of {one_of(QUANTIZATIONS, 24)}, or 'bits' of 4, 8 or 16"
         )
-    return {"expert_format": stored} if stored in OF_EXPERTS_ALONE else {"linear_format": stored}
+    left_alone = [*(quantisation.get("ignore") or ()), *(quantisation.get("modules_to_not_convert") or ())]
+    of_experts_alone = stored in OF_EXPERTS_ALONE or any("attn" in str(module) for module in left_alone)
+    return {"expert_format": stored} if of_experts_alone else {"linear_format": stored}
 
 
 def _format(quantisation: Mapping[str, Any], method: str) -> str | None:

@@ -1,0 +1,109 @@
+"""What an operator asks of a device, in the device's own terms: the variables of a calibrated roofline."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec
+from llmservingsim.latency.source import ExpertWork
+from llmservingsim.latency.systolic import SystolicArray
+from llmservingsim.model import IndexedBy, Operator, OperatorKind, ParallelLayout, Work
+from llmservingsim.model.weights import WeightCount, expert_weights, kv_heads_per_rank
+
+Floats = NDArray[np.float64]
+
+PRODUCTS = "matrix products"
+HEAD = "lm_head"
+EXPERTS = "experts"
+DECODES = "attention, decodes"
+CHUNKS = "attention, chunks"
+
+TILE = 128
+"""Rows and columns of the tile of a product that one compute unit works on (CUTLASS's default for 16 bits)."""
+EXPERT_ROWS = 64
+"""Rows of the tile of one expert; vLLM's fused kernel takes 16 to 128, by the number of tokens."""
+
+
+class Demand(NamedTuple):
+    """Of one run of an operator on one rank, or, as arrays, of many.
+
+    Attributes:
+        compute_s: Its arithmetic at the device's peak.
+        wave_s: What the device computes meanwhile at most without use: one tile per compute unit.
+        memory_s: Its traffic at the device's bandwidth.
+        cache_fill: Its traffic relative to the last-level cache; infinite where that is not known.
+        inner: Inner size of a product, which one tile walks through.
+        walks: Sequences times key and value heads of a decode batch, each a piece of work of its own.
+        longest: Longest context among the decodes, tokens.
+    """
+
+    compute_s: float
+    wave_s: float
+    memory_s: float
+    cache_fill: float
+    inner: float = 0.0
+    walks: float = 0.0
+    longest: float = 0.0
+
+
+class Demands:
+    """Says what operators ask of one rank's device.
+
+    Args:
+        model: What is computed.
+        layout: How it is cut.
+        accelerator: What it runs on.
+    """
+
+    def __init__(self, model: ModelSpec, layout: ParallelLayout, accelerator: AcceleratorSpec) -> None:
+        self.model, self.layout, self.accelerator = model, layout, accelerator
+        self._peak = accelerator.flops(model.dtype)
+        self._bandwidth = accelerator.memory_bandwidth
+        self._cache = accelerator.l2_bytes or float("nan")
+        self._units = accelerator.num_compute_units
+        self._array = SystolicArray.of(accelerator)
+        self._kv_heads = kv_heads_per_rank(model, layout.tp)
+
+    def of(self, operator: Operator, work: Work, longest: int = 0) -> Demand:
+        """Return what an operator other than ``moe`` asks; ``longest`` is that of decodes, in tokens."""
+        cost = operator.cost(self.model, work, self.layout)
+        memory = self._moved(cost.total_bytes)
+        if operator.kind is OperatorKind.ATTENTION:
+            walks = work.sequences * self._kv_heads
+            return Demand(cost.flops / self._peak, 0.0, *memory, 0.0, walks, longest)
+        if operator.kind is not OperatorKind.GEMM:
+            return Demand(cost.flops / self._peak, 0.0, *memory)
+        rows = work.sequences if operator.indexed_by is IndexedBy.SEQUENCES else work.tokens
+        inner = cost.input_bytes / (rows * self.model.dtype_bytes)
+        flops = self._array.product(cost, rows, self.model.dtype_bytes) if self._array else cost.flops
+        wave = 2 * TILE * TILE * inner * self._units
+        return Demand(flops / self._peak, wave / self._peak, *memory, inner)
+
+    def of_experts(self, operator: Operator, work: ExpertWork) -> Demand:
+        """Return what the operator ``moe`` asks; arrays of the shape of ``work.pairs``.
+
+        What is without use is the part of an expert's tile that its tokens do not fill.
+        """
+        idle = Work(work.tokens, gathered_tokens=work.gathered_tokens, activated_experts=0, expert_pairs=0)
+        base = operator.cost(self.model, idle, self.layout)
+        expert = expert_weights(self.model, self.layout)
+        flops = base.flops + 2 * expert * work.pairs
+        padding = 2 * expert * EXPERT_ROWS * work.activated_experts
+        moved = base.total_bytes + WeightCount(expert).size_bytes(self.model) * work.activated_experts
+        times, fills = self._moved(moved)
+        return Demand(flops / self._peak, padding / self._peak, times, fills)
+
+    def _moved(self, size: float | Floats) -> tuple[float, float]:
+        """Time of some traffic, and the share of the cache that it fills."""
+        return size / self._bandwidth, size / self._cache  # type: ignore[return-value]
+
+
+def class_of(operator: Operator) -> str:
+    """Return the class that an operator is fitted with: products together, the head apart, all others by name."""
+    if operator.kind is OperatorKind.GEMM:
+        return HEAD if operator.indexed_by is IndexedBy.SEQUENCES else PRODUCTS
+    named = {OperatorKind.MOE: EXPERTS, OperatorKind.ATTENTION: DECODES}
+    return named.get(operator.kind, operator.name)

@@ -1,0 +1,222 @@
+"""Everything that bundles say of one device, model by model: what a calibrated roofline is fitted to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec, find_model
+from llmservingsim.errors import ModelError, ProfileError, nearest, one_of
+from llmservingsim.latency.bundle import PREFILL_COLUMNS, PREFILLS, load_rows, read_attention, read_experts, read_points
+from llmservingsim.latency.demand import DECODES, EXPERTS, Demand, Demands, class_of
+from llmservingsim.latency.source import ExpertWork
+from llmservingsim.latency.tile_attention import ChunkRows, Heads
+from llmservingsim.model import Operator, ParallelLayout, Work, model_operators
+from llmservingsim.units import NS_PER_S, NS_PER_US
+
+Floats = NDArray[np.float64]
+Owners = frozenset[str]
+
+
+class Bundle(NamedTuple):
+    """A ``tp<N>`` folder and what was measured there.
+
+    Attributes:
+        folder: Where it lies.
+        model: What was computed.
+        layout: How it was cut.
+        variant: Folder of its precision.
+        computed: Operators that come from the roofline, not from a measurement.
+        told: What its ``meta.yaml`` says.
+    """
+
+    folder: Path
+    model: ModelSpec
+    layout: ParallelLayout
+    variant: str
+    computed: frozenset[str]
+    told: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """Measured runs of one class of operators.
+
+    Attributes:
+        demand: What each asked of the device; arrays of shape ``[points]``.
+        seconds: What each took.
+        owners: Models whose bundles have this very point; several where a database serves them all.
+    """
+
+    demand: Demand
+    seconds: Floats
+    owners: tuple[Owners, ...]
+
+    def of(self, model: str) -> Points:
+        """Return the points of a model."""
+        return self._kept([model in owners for owners in self.owners])
+
+    def without(self, model: str) -> Points:
+        """Return the points that are not of a model, not even of it among others."""
+        return self._kept([model not in owners for owners in self.owners])
+
+    def _kept(self, chosen: Sequence[bool]) -> Points:
+        mask = np.array(chosen, dtype=bool)
+        owners = tuple(owners for owners, kept in zip(self.owners, chosen, strict=True) if kept)
+        return Points(Demand(*(column[mask] for column in self._columns())), self.seconds[mask], owners)
+
+    def _columns(self) -> list[Floats]:
+        return [np.asarray(column) for column in self.demand]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """All that some bundles of one device say.
+
+    Attributes:
+        accelerator: The device.
+        bundles: Whose points these are.
+        points: By class of operators.
+        chunks: Attention of batches with prompt chunks.
+    """
+
+    accelerator: AcceleratorSpec
+    bundles: tuple[Bundle, ...]
+    points: Mapping[str, Points]
+    chunks: tuple[ChunkRows, ...]
+
+    @property
+    def models(self) -> list[str]:
+        """Models that were measured."""
+        return sorted({bundle.model.name for bundle in self.bundles})
+
+    @classmethod
+    def read(cls, bundles: Sequence[Bundle], accelerator: AcceleratorSpec) -> Measured:
+        """Read bundles; points and tables that several of them share count once.
+
+        Raises:
+            ProfileError: If a file is missing or malformed.
+        """
+        owners: dict[tuple[str, Demand, float], set[str]] = {}
+        tables: dict[tuple[Heads, bytes], tuple[ChunkRows, set[str]]] = {}
+        for bundle in bundles:
+            name = bundle.model.name
+            for operator_class, demand, seconds in _points(bundle, accelerator):
+                owners.setdefault((operator_class, demand, seconds), set()).add(name)
+            if not bundle.model.is_mla:
+                rows = _chunk_rows(bundle)
+                tables.setdefault((rows.heads, rows.rows.tobytes()), (rows, set()))[1].add(name)
+        by_class: dict[str, list[tuple[Demand, float, Owners]]] = {}
+        for (operator_class, demand, seconds), names in owners.items():
+            by_class.setdefault(operator_class, []).append((demand, seconds, frozenset(names)))
+        points = {operator_class: _gathered(found) for operator_class, found in by_class.items()}
+        chunks = tuple(rows._replace(owners=frozenset(names)) for rows, names in tables.values())
+        return cls(accelerator, tuple(bundles), points, chunks)
+
+
+def find_bundles(roots: Sequence[Path], hardware: str, models: Sequence[Path] = ()) -> list[Bundle]:
+    """Return all bundles of a device, newer layout only; models that nobody knows are passed over.
+
+    Args:
+        roots: Profile directories.
+        hardware: Name of its folder there.
+        models: Directories of model files, beside the catalogue.
+
+    Raises:
+        ProfileError: If there is none.
+    """
+    found: list[Bundle] = []
+    present: set[str] = set()
+    for root in roots:
+        present |= {path.name for path in root.iterdir() if path.is_dir()} if root.is_dir() else set()
+        for folder in sorted(path.parent for path in (root / hardware).glob("*/*/*/tp[0-9]*/dense.csv")):
+            organisation, name, variant, degree = folder.relative_to(root / hardware).parts
+            try:
+                model = find_model(f"{organisation}/{name}", models)
+            except ModelError:
+                continue
+            layout = ParallelLayout(int(degree.removeprefix("tp")))
+            found.append(Bundle(folder, model, layout, variant, *_meta(folder)))
+    if not found:
+        where = ", ".join(map(str, roots)) or "no directory"
+        has = f"there are bundles of {one_of(present)}" if present else "there are no bundles at all"
+        raise ProfileError(
+            f"{where}: no bundle of a known model on {hardware}{nearest(hardware, present)}; {has}. Expected "
+            f"{hardware}/<org>/<model>/<variant>/tp<N>/dense.csv"
+        )
+    return found
+
+
+def _meta(folder: Path) -> tuple[frozenset[str], Mapping[str, object]]:
+    """Return the operators that were not measured, and all that ``meta.yaml`` says."""
+    path = folder / "meta.yaml"
+    if not path.is_file():
+        return frozenset(), {}
+    import yaml
+
+    try:
+        told = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        return frozenset(map(str, told.get("from_roofline", ()))), told
+    except (yaml.YAMLError, AttributeError, TypeError) as error:
+        raise ProfileError(f"{path}: expected a table, its from_roofline a list of operators: {error}") from error
+
+
+def _points(bundle: Bundle, accelerator: AcceleratorSpec) -> Iterator[tuple[str, Demand, float]]:
+    """Yield class, demand and seconds of every measured run, prompt chunks apart."""
+    demands = Demands(bundle.model, bundle.layout, accelerator)
+    operators = {op.name: op for op in model_operators(bundle.model) if op.name not in bundle.computed}
+    for file, size_column in (("dense.csv", "tokens"), ("per_sequence.csv", "sequences")):
+        for layer, measured in read_points(bundle.folder / file, size_column).items():
+            if (operator := operators.get(layer)) is None:
+                continue
+            for size, time_us in measured:
+                demand = demands.of(operator, Work(int(size), int(size)))
+                yield class_of(operator), demand, time_us * NS_PER_US / NS_PER_S
+    attention = operators.get("attention")
+    if attention is not None and not bundle.model.is_mla:
+        yield from _decode_points(bundle, demands, attention)
+    if (experts := operators.get("moe")) is not None:
+        yield from _expert_points(bundle, demands, experts)
+
+
+def _decode_points(bundle: Bundle, demands: Demands, attention: Operator) -> Iterator[tuple[str, Demand, float]]:
+    rows = read_attention(bundle.folder)
+    for count, kv, time_us in rows[(rows[:, 0] == 0) & (rows[:, 2] > 0), 2:].tolist():
+        keys = int(count * kv)
+        work = Work(int(count), int(count), keys, keys)
+        yield DECODES, demands.of(attention, work, int(kv)), time_us * NS_PER_US / NS_PER_S
+
+
+def _expert_points(bundle: Bundle, demands: Demands, experts: Operator) -> Iterator[tuple[str, Demand, float]]:
+    """Experts are measured whole, in the folder of one rank."""
+    whole = Demands(bundle.model, ParallelLayout(), demands.accelerator)
+    folders = (bundle.folder, bundle.folder.parent / "tp1")
+    path = next((folder / "moe.csv" for folder in folders if (folder / "moe.csv").is_file()), None)
+    if path is None:
+        return
+    for tokens, activated, time_us in read_experts(path).tolist():
+        pairs = np.array(tokens * bundle.model.experts_per_token)
+        demand = whole.of_experts(experts, ExpertWork(int(tokens), int(tokens), pairs, np.array(activated)))
+        yield EXPERTS, Demand(*(float(value) for value in demand)), time_us * NS_PER_US / NS_PER_S
+
+
+def _chunk_rows(bundle: Bundle) -> ChunkRows:
+    heads = Heads.of(bundle.model, bundle.layout)
+    path = bundle.folder / PREFILLS
+    if path.is_file():
+        tiles = bundle.told.get("tiles_per_decode", 0.0)
+        shared = float(tiles) if isinstance(tiles, int | float) else 0.0
+        return ChunkRows(heads, load_rows(path, PREFILL_COLUMNS), shared)
+    rows = read_attention(bundle.folder)
+    return ChunkRows(heads, rows[rows[:, 0] > 0], 1.0)
+
+
+def _gathered(found: Sequence[tuple[Demand, float, Owners]]) -> Points:
+    columns = np.array([demand for demand, _, _ in found], dtype=np.float64).T
+    seconds = np.array([seconds for _, seconds, _ in found])
+    return Points(Demand(*columns), seconds, tuple(owners for _, _, owners in found))

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from llmservingsim.config.catalog import AcceleratorSpec
 from llmservingsim.errors import ProfileError
-from llmservingsim.latency.demand import CHUNKS, EXPERTS, HEAD, PRODUCTS, Demand
+from llmservingsim.latency.demand import CHUNKS, DECODES, EXPERTS, HEAD, PRODUCTS, Demand
 from llmservingsim.latency.forms import form_of
 from llmservingsim.latency.least_squares import fit_positive
 from llmservingsim.latency.measured import Measured, Points
-from llmservingsim.latency.tile_attention import TileAttention
+from llmservingsim.latency.tile_attention import TileAttention, mean_grid
+from llmservingsim.latency.tiles import LogGrid
 
 Floats = NDArray[np.float64]
 
@@ -49,12 +50,15 @@ class Calibration:
 
     Attributes:
         accelerator: The device.
-        figures: Of each class of operators that was measured, in the order of its formula.
-        chunks: Attention of batches with prompt chunks, None where none was measured.
+        figures: Of each class of operators that was fitted, in the order of its formula.
+        decodes: Logarithm of *measured / formula* of decode attention over (walks, keys of a sequence), None where none
+            was measured.
+        chunks: Attention of batches with prompt chunks, likewise.
     """
 
     accelerator: AcceleratorSpec
     figures: Mapping[str, Floats]
+    decodes: LogGrid | None
     chunks: TileAttention | None
 
     def knows(self, operator_class: str) -> bool:
@@ -64,7 +68,11 @@ class Calibration:
     def seconds(self, operator_class: str, demand: Demand) -> Floats:
         """Return the time of a run, or of many, of a class that is known."""
         fitted = self._fitted_as(operator_class)
-        return form_of(fitted, self.accelerator).seconds(self.figures[fitted].tolist(), demand)
+        times = form_of(fitted, self.accelerator).seconds(self.figures[fitted].tolist(), demand)
+        if operator_class != DECODES or self.decodes is None:
+            return times
+        places = np.stack([np.ravel(demand.walks), np.ravel(demand.longest)], axis=1)
+        return np.asarray(times * np.exp(self.decodes.at_each(places)).reshape(np.shape(times)))
 
     def named_figures(self) -> dict[str, dict[str, float]]:
         """Return the figures by class and name."""
@@ -75,38 +83,56 @@ class Calibration:
             named[CHUNKS] = {name: 1e9 * weight for name, weight in zip(weights, self.chunks.weights, strict=True)}
         return named
 
-    def errors(self, points: Mapping[str, Points]) -> dict[str, Errors]:
-        """Compare points, by class, with what the calibration says of them."""
-        return {
-            found: Errors.between(self.seconds(found, of_class.demand), of_class.seconds)
-            for found, of_class in points.items()
-            if self.knows(found) and len(of_class.seconds)
+    def errors(self, measured: Measured) -> dict[str, Errors]:
+        """Compare what was measured, by class, with what the calibration says of it."""
+        found = {
+            operator_class: Errors.between(self.seconds(operator_class, points.demand), points.seconds)
+            for operator_class, points in measured.points.items()
+            if self.knows(operator_class)
         }
+        if self.chunks is not None and measured.chunks:
+            predicted, seconds = (np.concatenate(side) for side in zip(*self._chunk_times(measured), strict=True))
+            found[CHUNKS] = Errors.between(predicted, seconds)
+        return found
+
+    def _chunk_times(self, measured: Measured) -> list[tuple[Floats, Floats]]:
+        assert self.chunks is not None
+        return [(self.chunks.predicted(table), table.seconds) for table in measured.chunks]
 
     def _fitted_as(self, operator_class: str) -> str:
-        """Head and experts that nobody measured are products like others."""
-        is_product = operator_class in (HEAD, EXPERTS) and operator_class not in self.figures
+        """The head is a product like others, and so are experts if nobody measured any."""
+        is_product = operator_class == HEAD or (operator_class == EXPERTS and EXPERTS not in self.figures)
         return PRODUCTS if is_product else operator_class
 
 
-def calibrate(measured: Measured, *, without: str | None = None) -> Calibration:
-    """Fit every class of operators to all bundles, or to those points that are not of the model ``without``.
+def calibrate(measured: Measured) -> Calibration:
+    """Fit every class of operators to all bundles.
 
     Raises:
-        ProfileError: If nothing is left to fit to.
+        ProfileError: If no operator was measured.
     """
-    figures = {}
-    for operator_class, of_all in measured.points.items():
-        points = of_all if without is None else of_all.without(without)
-        if len(points.seconds):
-            figures[operator_class] = _fit(operator_class, points, measured.accelerator)
-    tables = [table for table in measured.chunks if without not in table.owners]
-    if not figures:
+    together = {**measured.points}
+    products = [together.pop(name) for name in (PRODUCTS, HEAD) if name in together]
+    if products:
+        together[PRODUCTS] = Points.joined(products)
+    if not together:
         raise ProfileError(f"no bundle on {measured.accelerator.name} holds a measured operator to fit a roofline to")
-    return Calibration(measured.accelerator, figures, TileAttention(tables) if tables else None)
+    accelerator = measured.accelerator
+    figures = {name: _fit(name, points, accelerator) for name, points in together.items()}
+    decodes = together.get(DECODES)
+    ratio = _decode_ratio(figures[DECODES], decodes, accelerator) if decodes else None
+    return Calibration(accelerator, figures, ratio, TileAttention(measured.chunks) if measured.chunks else None)
 
 
 def _fit(operator_class: str, points: Points, accelerator: AcceleratorSpec) -> Floats:
     form = form_of(operator_class, accelerator)
     start = list(form.start.values())
     return fit_positive(lambda figures: form.seconds(figures.tolist(), points.demand), start, points.seconds)
+
+
+def _decode_ratio(figures: Floats, points: Points, accelerator: AcceleratorSpec) -> LogGrid:
+    """Average *measured / formula* where batches of several bundles start as many walks of as many keys."""
+    predicted = form_of(DECODES, accelerator).seconds(figures.tolist(), points.demand)
+    return mean_grid(
+        np.column_stack([points.demand.walks, points.demand.longest]), np.log(points.seconds / predicted), (0, 1)
+    )

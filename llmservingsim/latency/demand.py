@@ -14,6 +14,8 @@ from llmservingsim.model import IndexedBy, Operator, OperatorKind, ParallelLayou
 from llmservingsim.model.weights import WeightCount, expert_weights, kv_heads_per_rank
 
 Floats = NDArray[np.float64]
+Amount = float | Floats
+"""A number, or many of the same kind."""
 
 PRODUCTS = "matrix products"
 HEAD = "lm_head"
@@ -40,13 +42,13 @@ class Demand(NamedTuple):
         longest: Longest context among the decodes, tokens.
     """
 
-    compute_s: float
-    wave_s: float
-    memory_s: float
-    cache_fill: float
-    inner: float = 0.0
-    walks: float = 0.0
-    longest: float = 0.0
+    compute_s: Amount
+    wave_s: Amount
+    memory_s: Amount
+    cache_fill: Amount
+    inner: Amount = 0.0
+    walks: Amount = 0.0
+    longest: Amount = 0.0
 
 
 class Demands:
@@ -96,9 +98,9 @@ class Demands:
         times, fills = self._moved(moved)
         return Demand(flops / self._peak, padding / self._peak, times, fills)
 
-    def _moved(self, size: float | Floats) -> tuple[float, float]:
+    def _moved(self, size: Amount) -> tuple[Amount, Amount]:
         """Time of some traffic, and the share of the cache that it fills."""
-        return size / self._bandwidth, size / self._cache  # type: ignore[return-value]
+        return size / self._bandwidth, size / self._cache
 
 
 def class_of(operator: Operator) -> str:

@@ -42,7 +42,12 @@ class Form(NamedTuple):
 def form_of(operator_class: str, accelerator: AcceleratorSpec) -> Form:
     """Return the formula of a class of operators, its figures as the catalogue has them or a guess."""
     efficiency = accelerator.efficiency
-    start = {"launch_ns": float(max(accelerator.kernel_launch_ns, 1)), "memory": efficiency.memory, "gain": 1.0, "held": 0.5}
+    start = {
+        "launch_ns": float(max(accelerator.kernel_launch_ns, 1)),
+        "memory": efficiency.memory,
+        "gain": 1.0,
+        "held": 0.5,
+    }
     if operator_class in (PRODUCTS, HEAD, EXPERTS):
         return Form({**start, "compute": efficiency.gemm, "step_ns": 0.1, "idle": 0.1, "overlap": 2.0}, product_s)
     if operator_class == DECODES:
@@ -68,7 +73,7 @@ def stream_s(figures: Sequence[float], demand: Demand) -> Floats:
 
 
 def decode_s(figures: Sequence[float], demand: Demand) -> Floats:
-    """Time of the attention of decodes: each starts for each of its key and value heads, and the longest walks alone."""
+    """Time of the attention of decodes: each starts once per key head; the longest walks alone."""
     launch_ns, memory, gain, held, start_ns, pace_ns = figures
     beside = launch_ns + start_ns * demand.walks + pace_ns * demand.longest
     return np.asarray(beside / NS_PER_S + _moved_s((memory, gain, held), demand))

@@ -46,9 +46,9 @@ def fit_positive(predict: Callable[[Floats], Floats], start: Sequence[float], me
     for _ in range(_STEPS):
         slopes = np.stack([(residuals(place + nudge) - here) / _NUDGE for nudge in _NUDGE * np.eye(len(place))], axis=1)
         step, there, damping = _downhill(residuals, (place, here, slopes), damping)
-        gained = 1.0 - (there @ there) / max(here @ here, 1e-300)
+        before, after = float(here @ here), float(there @ there)
         place, here = place + step, there
-        if gained < _ENOUGH:
+        if before - after <= _ENOUGH * before:
             break
     return np.asarray(np.exp(place))
 
@@ -56,7 +56,7 @@ def fit_positive(predict: Callable[[Floats], Floats], start: Sequence[float], me
 def _downhill(
     residuals: Callable[[Floats], Floats], at: tuple[Floats, Floats, Floats], damping: float
 ) -> tuple[Floats, Floats, float]:
-    """Return a step that lowers the sum of squares, the residuals behind it and the next damping; a step of 0 if none."""
+    """Return a step that lowers the sum of squares, the residuals there and the next damping; 0 if there is none."""
     place, here, slopes = at
     curvature, gradient = slopes.T @ slopes, slopes.T @ here
     for _ in range(10):

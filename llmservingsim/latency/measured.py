@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -57,21 +57,18 @@ class Points:
     seconds: Floats
     owners: tuple[Owners, ...]
 
-    def of(self, model: str) -> Points:
-        """Return the points of a model."""
-        return self._kept([model in owners for owners in self.owners])
+    def chosen(self, wanted: Callable[[Owners], bool]) -> Points:
+        """Return the points of some owners."""
+        mask = np.array([wanted(owners) for owners in self.owners], dtype=bool)
+        columns = Demand(*(np.asarray(column)[mask] for column in self.demand))
+        return Points(columns, self.seconds[mask], tuple(filter(wanted, self.owners)))
 
-    def without(self, model: str) -> Points:
-        """Return the points that are not of a model, not even of it among others."""
-        return self._kept([model not in owners for owners in self.owners])
-
-    def _kept(self, chosen: Sequence[bool]) -> Points:
-        mask = np.array(chosen, dtype=bool)
-        owners = tuple(owners for owners, kept in zip(self.owners, chosen, strict=True) if kept)
-        return Points(Demand(*(column[mask] for column in self._columns())), self.seconds[mask], owners)
-
-    def _columns(self) -> list[Floats]:
-        return [np.asarray(column) for column in self.demand]
+    @classmethod
+    def joined(cls, parts: Sequence[Points]) -> Points:
+        """Return the points of several classes as one."""
+        columns = (np.concatenate(column) for column in zip(*(part.demand for part in parts), strict=True))
+        seconds = np.concatenate([part.seconds for part in parts])
+        return cls(Demand(*columns), seconds, tuple(owners for part in parts for owners in part.owners))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +91,23 @@ class Measured:
     def models(self) -> list[str]:
         """Models that were measured."""
         return sorted({bundle.model.name for bundle in self.bundles})
+
+    def of(self, model: str) -> Measured:
+        """Return what was measured of a model."""
+        return self._chosen(lambda owners: model in owners)
+
+    def without(self, model: str) -> Measured:
+        """Return what was measured, less all that the model has, be it alone or as another has it."""
+        return self._chosen(lambda owners: model not in owners)
+
+    def _chosen(self, wanted: Callable[[Owners], bool]) -> Measured:
+        points = {name: points.chosen(wanted) for name, points in self.points.items()}
+        return Measured(
+            self.accelerator,
+            tuple(bundle for bundle in self.bundles if wanted(frozenset({bundle.model.name}))),
+            {name: kept for name, kept in points.items() if kept.owners},
+            tuple(table for table in self.chunks if wanted(table.owners)),
+        )
 
     @classmethod
     def read(cls, bundles: Sequence[Bundle], accelerator: AcceleratorSpec) -> Measured:

@@ -24,6 +24,7 @@ from llmservingsim.latency.tiles import TILE_ROWS, LogGrid, non_negative_fit, ow
 from llmservingsim.model import ParallelLayout
 from llmservingsim.model.weights import kv_heads_per_rank
 from llmservingsim.shapes import BatchShape, Chunk
+from llmservingsim.units import NS_PER_S, NS_PER_US
 
 Floats = NDArray[np.float64]
 
@@ -71,7 +72,12 @@ class ChunkRows(NamedTuple):
     @property
     def is_mixed(self) -> bool:
         """Whether chunks were measured beside decodes."""
-        return self.rows.shape[1] == _MIXED_COLUMNS
+        return int(self.rows.shape[1]) == _MIXED_COLUMNS
+
+    @property
+    def seconds(self) -> Floats:
+        """What the batches took."""
+        return np.asarray(self.rows[:, -1] * NS_PER_US / NS_PER_S)
 
 
 class TileAttention:
@@ -87,14 +93,14 @@ class TileAttention:
         self.is_mixed = any(table.is_mixed for table in tables)
         self.tables = [table for table in tables if table.is_mixed == self.is_mixed]
         features = np.concatenate([self._features(table) for table in self.tables])
-        times = 1e-6 * np.concatenate([table.rows[:, -1] for table in self.tables])
+        times = np.concatenate([table.seconds for table in self.tables])
         self.weights: list[float] = non_negative_fit(features / times[:, None]).tolist()
         ratios = np.log(times / (features @ np.array(self.weights)))
         places = np.concatenate([self._places(table) for table in self.tables])
         if not self.is_mixed:
             is_first = places[:, -1] == places[:, -1].min()
             places, ratios = places[is_first, :3], ratios[is_first]
-        self._ratio = _grid(places, ratios)
+        self._ratio = mean_grid(places, ratios, (0, 4, 2, 1, 3) if self.is_mixed else (0, 1, 2))
         self._packs = any(0 < table.tiles_per_decode < 1 for table in self.tables)
         self._has_own_kernel = not any(table.tiles_per_decode for table in self.tables)
 
@@ -110,7 +116,7 @@ class TileAttention:
     @property
     def has_own_kernel(self) -> bool:
         """Whether decodes of a mixed batch run in a kernel of their own, before or after that of the chunks."""
-        return self._has_own_kernel
+        return bool(self._has_own_kernel)
 
     def tiles_per_decode(self, heads: Heads) -> float:
         """Tiles that a decode adds to a mixed batch, per query head."""
@@ -120,7 +126,8 @@ class TileAttention:
 
     def predicted(self, table: ChunkRows) -> Floats:
         """Return the times of measured batches, seconds."""
-        return np.array([self.seconds(table.heads, batch_of(row, table.is_mixed)) for row in table.rows.tolist()])
+        places = self._places(table)[:, : None if self.is_mixed else 3]
+        return np.asarray(self._features(table) @ np.array(self.weights) * np.exp(self._ratio.at_each(places)))
 
     def _place(self, heads: Heads, chunks: Sequence[Chunk], decodes: int, keys: float) -> tuple[float, ...]:
         works = [own_context(chunk) for chunk in chunks]
@@ -150,20 +157,11 @@ class TileAttention:
         )
 
 
-def batch_of(row: Sequence[float], is_mixed: bool) -> BatchShape:
-    """Return the batch of a measured row."""
-    if not is_mixed:
-        count, query, context = (int(value) for value in row[:3])
-        return BatchShape((Chunk(query, context),) * count, 0, 0, 0, count * query)
-    query, context, decodes, kv = (int(value) for value in row[:4])
-    return BatchShape((Chunk(query, context),), decodes, decodes * kv, kv if decodes else 0, query + decodes)
-
-
-def _grid(places: Floats, ratios: Floats) -> LogGrid:
-    """Average the ratios of equal places; heads are the first axis along which gaps are filled."""
+def mean_grid(places: Floats, values: Floats, order: Sequence[int]) -> LogGrid:
+    """Return a grid of the means of values at equal places; gaps are filled along the first axis of ``order`` first."""
     distinct, which = np.unique(places, axis=0, return_inverse=True)
-    mean = np.bincount(which.ravel(), ratios) / np.bincount(which.ravel())
-    return LogGrid(distinct, mean, order=(0, 4, 2, 1, 3) if places.shape[1] == _MIXED_COLUMNS else (0, 1, 2))
+    means = np.bincount(which.ravel(), values) / np.bincount(which.ravel())
+    return LogGrid(distinct, means, order)
 
 
 def _of_batch(heads: Heads, chunks: Sequence[Chunk], beside: tuple[float, float, float]) -> Sequence[float]:

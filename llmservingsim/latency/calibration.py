@@ -18,7 +18,7 @@ from llmservingsim.errors import ProfileError
 from llmservingsim.latency.demand import CHUNKS, DECODES, EXPERTS, HEAD, PRODUCTS, Demand
 from llmservingsim.latency.forms import form_of
 from llmservingsim.latency.least_squares import fit_positive
-from llmservingsim.latency.measured import Measured, Points
+from llmservingsim.latency.measured import Bundle, Measured, Points
 from llmservingsim.latency.tile_attention import TileAttention, mean_grid
 from llmservingsim.latency.tiles import LogGrid
 
@@ -71,7 +71,7 @@ class Calibration:
         times = form_of(fitted, self.accelerator).seconds(self.figures[fitted].tolist(), demand)
         if operator_class != DECODES or self.decodes is None:
             return times
-        places = np.stack([np.ravel(demand.walks), np.ravel(demand.longest)], axis=1)
+        places = np.stack([np.ravel(demand.walks), np.ravel(demand.keys)], axis=1)
         return np.asarray(times * np.exp(self.decodes.at_each(places)).reshape(np.shape(times)))
 
     def named_figures(self) -> dict[str, dict[str, float]]:
@@ -134,5 +134,25 @@ def _decode_ratio(figures: Floats, points: Points, accelerator: AcceleratorSpec)
     """Average *measured / formula* where batches of several bundles start as many walks of as many keys."""
     predicted = form_of(DECODES, accelerator).seconds(figures.tolist(), points.demand)
     return mean_grid(
-        np.column_stack([points.demand.walks, points.demand.longest]), np.log(points.seconds / predicted), (0, 1)
+        np.column_stack([points.demand.walks, points.demand.keys]), np.log(points.seconds / predicted), (0, 1)
     )
+
+
+class Fit(NamedTuple):
+    """A calibration, and what it was fitted to.
+
+    Attributes:
+        bundles: What was measured, and where it lies.
+        calibration: What was fitted.
+        errors: How far the calibration is off what it was fitted to, by class.
+    """
+
+    bundles: tuple[Bundle, ...]
+    calibration: Calibration
+    errors: Mapping[str, Errors]
+
+    @classmethod
+    def to(cls, measured: Measured) -> Fit:
+        """Fit to all that was measured."""
+        calibration = calibrate(measured)
+        return cls(measured.bundles, calibration, calibration.errors(measured))

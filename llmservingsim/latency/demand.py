@@ -39,7 +39,7 @@ class Demand(NamedTuple):
         cache_fill: Its traffic relative to the last-level cache; infinite where that is not known.
         inner: Inner size of a product, which one tile walks through.
         walks: Sequences times key and value heads of a decode batch, each a piece of work of its own.
-        longest: Longest context among the decodes, tokens.
+        keys: Keys that a sequence of the batch has, on average.
     """
 
     compute_s: Amount
@@ -48,7 +48,7 @@ class Demand(NamedTuple):
     cache_fill: Amount
     inner: Amount = 0.0
     walks: Amount = 0.0
-    longest: Amount = 0.0
+    keys: Amount = 0.0
 
 
 class Demands:
@@ -69,13 +69,13 @@ class Demands:
         self._array = SystolicArray.of(accelerator)
         self._kv_heads = kv_heads_per_rank(model, layout.tp)
 
-    def of(self, operator: Operator, work: Work, longest: int = 0) -> Demand:
-        """Return what an operator other than ``moe`` asks; ``longest`` is that of decodes, in tokens."""
+    def of(self, operator: Operator, work: Work) -> Demand:
+        """Return what an operator other than ``moe`` asks; of attention, what a batch of decodes asks."""
         cost = operator.cost(self.model, work, self.layout)
         memory = self._moved(cost.total_bytes)
         if operator.kind is OperatorKind.ATTENTION:
             walks = work.sequences * self._kv_heads
-            return Demand(cost.flops / self._peak, 0.0, *memory, 0.0, walks, longest)
+            return Demand(cost.flops / self._peak, 0.0, *memory, 0.0, walks, work.context_tokens / work.sequences)
         if operator.kind is not OperatorKind.GEMM:
             return Demand(cost.flops / self._peak, 0.0, *memory)
         rows = work.sequences if operator.indexed_by is IndexedBy.SEQUENCES else work.tokens

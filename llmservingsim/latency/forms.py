@@ -4,7 +4,7 @@ All are rooflines with what a roofline leaves out (`docs/concepts/latency.md` sa
 
     product:  t = launch + inner * step + ((FLOPs + idle * wave) / (peak * e_c))^p + m^p)^(1/p)
     other:    t = launch + m
-    decodes:  t = launch + m + walks * start + longest * pace
+    decodes:  t = launch + m + walks * start + keys * pace
 
     m = bytes / (bandwidth * e_m) * (1 - s + s / (1 + gain)),   s = 1 / (1 + (bytes / (held * cache))^4)
 
@@ -73,9 +73,9 @@ def stream_s(figures: Sequence[float], demand: Demand) -> Floats:
 
 
 def decode_s(figures: Sequence[float], demand: Demand) -> Floats:
-    """Time of the attention of decodes: each starts once per key head; the longest walks alone."""
+    """Time of the attention of decodes: each starts once per key head and walks through its keys."""
     launch_ns, memory, gain, held, start_ns, pace_ns = figures
-    beside = launch_ns + start_ns * demand.walks + pace_ns * demand.longest
+    beside = launch_ns + start_ns * demand.walks + pace_ns * demand.keys
     return np.asarray(beside / NS_PER_S + _moved_s((memory, gain, held), demand))
 
 

@@ -145,25 +145,35 @@ def find_bundles(roots: Sequence[Path], hardware: str, models: Sequence[Path] = 
         ProfileError: If there is none.
     """
     found: list[Bundle] = []
-    present: set[str] = set()
-    for root in roots:
-        present |= {path.name for path in root.iterdir() if path.is_dir()} if root.is_dir() else set()
-        for folder in sorted(path.parent for path in (root / hardware).glob("*/*/*/tp[0-9]*/dense.csv")):
-            organisation, name, variant, degree = folder.relative_to(root / hardware).parts
-            try:
-                model = find_model(f"{organisation}/{name}", models)
-            except ModelError:
-                continue
-            layout = ParallelLayout(int(degree.removeprefix("tp")))
-            found.append(Bundle(folder, model, layout, variant, *_meta(folder)))
+    for root, folder in _folders(roots, hardware):
+        organisation, name, variant, degree = folder.relative_to(root / hardware).parts
+        try:
+            model = find_model(f"{organisation}/{name}", models)
+        except ModelError:
+            continue
+        layout = ParallelLayout(int(degree.removeprefix("tp")))
+        found.append(Bundle(folder, model, layout, variant, *_meta(folder)))
     if not found:
-        where = ", ".join(map(str, roots)) or "no directory"
+        present = {path.name for root in roots if root.is_dir() for path in root.iterdir() if path.is_dir()}
+        where = ", ".join(map(str, roots)) or "no profile directory was given"
         has = f"there are bundles of {one_of(present)}" if present else "there are no bundles at all"
         raise ProfileError(
             f"{where}: no bundle of a known model on {hardware}{nearest(hardware, present)}; {has}. Expected "
-            f"{hardware}/<org>/<model>/<variant>/tp<N>/dense.csv"
+            f"{hardware}/<org>/<model>/<variant>/tp<N>/dense.csv; give --profiles DIR, or set latency.source to 'roofline'"
         )
     return found
+
+
+def has_bundles(roots: Sequence[Path], hardware: str) -> bool:
+    """Whether there is a bundle of a device, of whatever model."""
+    return any(True for _ in _folders(roots, hardware))
+
+
+def _folders(roots: Sequence[Path], hardware: str) -> Iterator[tuple[Path, Path]]:
+    """Yield profile directory and ``tp<N>`` folder of all bundles of a device."""
+    for root in roots:
+        for path in sorted((root / hardware).glob("*/*/*/tp[0-9]*/dense.csv")):
+            yield root, path.parent
 
 
 def _meta(folder: Path) -> tuple[frozenset[str], Mapping[str, object]]:
@@ -203,7 +213,7 @@ def _decode_points(bundle: Bundle, demands: Demands, attention: Operator) -> Ite
     for count, kv, time_us in rows[(rows[:, 0] == 0) & (rows[:, 2] > 0), 2:].tolist():
         keys = int(count * kv)
         work = Work(int(count), int(count), keys, keys)
-        yield DECODES, demands.of(attention, work, int(kv)), time_us * NS_PER_US / NS_PER_S
+        yield DECODES, demands.of(attention, work), time_us * NS_PER_US / NS_PER_S
 
 
 def _expert_points(bundle: Bundle, demands: Demands, experts: Operator) -> Iterator[tuple[str, Demand, float]]:

@@ -2,10 +2,11 @@
 
 All are rooflines with what a roofline leaves out (`docs/concepts/latency.md` says how each term was found):
 
-    product:  t = launch + inner * step + ((FLOPs + idle * wave) / (peak * e_c))^p + m^p)^(1/p)
+    product:  t = launch + inner * step + (c^p + m^p)^(1/p)
     other:    t = launch + m
     decodes:  t = launch + m + walks * start + keys * pace
 
+    c = (FLOPs + idle * sqrt(FLOPs * wave)) / (peak * e_c)
     m = bytes / (bandwidth * e_m) * (1 - s + s / (1 + gain)),   s = 1 / (1 + (bytes / (held * cache))^4)
 
 Source of the model: Williams, Waterman, Patterson, "Roofline", CACM 52(4), 2009. The p-norm in place of the maximum is
@@ -58,7 +59,7 @@ def form_of(operator_class: str, accelerator: AcceleratorSpec) -> Form:
 def product_s(figures: Sequence[float], demand: Demand) -> Floats:
     """Time of a matrix product or of experts."""
     launch_ns, memory, gain, held, compute, step_ns, idle, overlap = figures
-    busy = (demand.compute_s + idle * demand.wave_s) / compute
+    busy = (demand.compute_s + idle * np.sqrt(demand.compute_s * demand.wave_s)) / compute
     moved = _moved_s((memory, gain, held), demand)
     power = 1.0 + overlap
     longer, shorter = np.maximum(busy, moved), np.minimum(busy, moved)

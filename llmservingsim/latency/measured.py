@@ -159,7 +159,8 @@ def find_bundles(roots: Sequence[Path], hardware: str, models: Sequence[Path] = 
         has = f"there are bundles of {one_of(present)}" if present else "there are no bundles at all"
         raise ProfileError(
             f"{where}: no bundle of a known model on {hardware}{nearest(hardware, present)}; {has}. Expected "
-            f"{hardware}/<org>/<model>/<variant>/tp<N>/dense.csv; give --profiles DIR, or set latency.source to 'roofline'"
+            f"{hardware}/<org>/<model>/<variant>/tp<N>/dense.csv; give --profiles DIR, or set latency.source to "
+            "'roofline'"
         )
     return found
 

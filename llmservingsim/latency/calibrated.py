@@ -71,7 +71,7 @@ class CalibratedRoofline:
         return {
             "source": "calibrated",
             "is_measured": False,
-            "hardware": self._demands.accelerator.name,
+            "accelerator": self._demands.accelerator.name,
             "bundles": [str(bundle.folder) for bundle in self._fit.bundles],
             "fitted_to": sorted({bundle.model.name for bundle in self._fit.bundles}),
             "figures": {

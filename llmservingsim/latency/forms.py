@@ -46,13 +46,13 @@ def form_of(operator_class: str, accelerator: AcceleratorSpec) -> Form:
     start = {
         "launch_ns": float(max(accelerator.kernel_launch_ns, 1)),
         "memory": efficiency.memory,
-        "gain": 1.0,
+        "gain": 0.1,
         "held": 0.5,
     }
     if operator_class in (PRODUCTS, HEAD, EXPERTS):
-        return Form({**start, "compute": efficiency.gemm, "step_ns": 0.1, "idle": 0.1, "overlap": 2.0}, product_s)
+        return Form({**start, "compute": efficiency.gemm, "step_ns": 0.01, "idle": 0.02, "overlap": 2.0}, product_s)
     if operator_class == DECODES:
-        return Form({**start, "start_ns": 10.0, "pace_ns": 0.2}, decode_s)
+        return Form({**start, "start_ns": 10.0, "pace_ns": 0.1}, decode_s)
     return Form(start, stream_s)
 
 

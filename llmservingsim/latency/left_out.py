@@ -8,13 +8,13 @@ predicted, and whole iterations are: the sum over the operators that its bundle 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmservingsim.config.catalog import AcceleratorSpec
+from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec
 from llmservingsim.latency.bundle import BundleSource
 from llmservingsim.latency.calibrated import CalibratedRoofline
 from llmservingsim.latency.calibration import Calibration, Errors, Fit, calibrate
@@ -136,21 +136,20 @@ def _iterations(bundle: Bundle, calibration: Calibration, accelerator: Accelerat
     )
     calibrated = CalibratedRoofline(model, layout, accelerator, Fit((), calibration, {}))
     roofline = RooflineSource(model, layout, accelerator)
+    operators = Counter(op.name for op in model_operators(model) if op.name not in bundle.computed)
+    operators = Counter({name: count for name, count in operators.items() if measured.holds(name)})
     errors = []
     for phase, shape in (("decode", DECODE), ("prefill", PREFILL)):
-        truth, *told = (_iteration_ns(source, bundle, shape) for source in (measured, calibrated, roofline))
+        truth, *told = (_iteration_ns(source, model, operators, shape) for source in (measured, calibrated, roofline))
         ours, plain = (100 * (ns / truth - 1) for ns in told)
         errors.append(IterationError(layout.tp, phase, truth / NS_PER_MS, ours, plain))
     return errors
 
 
-def _iteration_ns(source: LatencySource, bundle: Bundle, shape: BatchShape) -> int:
-    """Sum of the operators that the bundle measured; of experts, each token visits those that come next."""
-    model = bundle.model
-    counts = Counter(op.name for op in model_operators(model) if op.name not in bundle.computed)
-    blocks = counts.pop("moe", 0)
-    total = sum(count * source.latency_ns(name, shape) for name, count in counts.items())
-    if blocks:
+def _iteration_ns(source: LatencySource, model: ModelSpec, operators: Mapping[str, int], shape: BatchShape) -> int:
+    """Sum of so many operators; of experts, each token visits those that come next."""
+    total = sum(count * source.latency_ns(name, shape) for name, count in operators.items() if name != "moe")
+    if blocks := operators.get("moe", 0):
         assert isinstance(source, ExpertLatencySource)
         tokens = shape.num_tokens
         pairs = np.array([[float(tokens * model.experts_per_token)]])

@@ -16,7 +16,7 @@ from llmservingsim.latency.bundle import PREFILL_COLUMNS, PREFILLS, load_rows, r
 from llmservingsim.latency.demand import DECODES, EXPERTS, Demand, Demands, class_of
 from llmservingsim.latency.source import ExpertWork
 from llmservingsim.latency.tile_attention import ChunkRows, Heads
-from llmservingsim.model import Operator, ParallelLayout, Work, model_operators
+from llmservingsim.model import IndexedBy, Operator, OperatorKind, ParallelLayout, Work, model_operators
 from llmservingsim.units import NS_PER_S, NS_PER_US
 
 Floats = NDArray[np.float64]
@@ -195,9 +195,10 @@ def _points(bundle: Bundle, accelerator: AcceleratorSpec) -> Iterator[tuple[str,
     """Yield class, demand and seconds of every measured run, prompt chunks apart."""
     demands = Demands(bundle.model, bundle.layout, accelerator)
     operators = {op.name: op for op in model_operators(bundle.model) if op.name not in bundle.computed}
-    for file, size_column in (("dense.csv", "tokens"), ("per_sequence.csv", "sequences")):
-        for layer, measured in read_points(bundle.folder / file, size_column).items():
-            if (operator := operators.get(layer)) is None:
+    for file, sizes in (("dense.csv", IndexedBy.TOKENS), ("per_sequence.csv", IndexedBy.SEQUENCES)):
+        for layer, measured in read_points(bundle.folder / file, sizes).items():
+            operator = operators.get(layer)
+            if operator is None or operator.indexed_by is not sizes or operator.kind is OperatorKind.MOE:
                 continue
             for size, time_us in measured:
                 demand = demands.of(operator, Work(int(size), int(size)))

@@ -4,10 +4,11 @@ The tiles of `llmservingsim.latency.varlen_attention` count per head. Over the h
 
     t = w . (1, launched tiles * h, active tiles * h, context of tiles * h * d / 128, longest context * d / 128) * ratio
 
-with h query heads of size d per rank and weights w that are not negative, fitted to the rows of all bundles. The ratio
-*measured / model* is interpolated over the logarithms of h and of the coordinates that the rows have: (chunk, its
-context, decodes, their KV) where batches were measured mixed, (number of chunks, chunk) where prompt chunks were
-measured alone. There a decode of a mixed batch adds tiles, or a kernel of its own, as `KernelAttention` says.
+with h query heads of size d per rank and weights w that are not negative, fitted to the rows of all bundles. Launched
+tiles count where mixed batches were measured; elsewhere they are the active ones. The ratio *measured / model* is
+interpolated over the logarithms of h and of the coordinates that the rows have: (chunk, its context, decodes, their KV)
+where batches were measured mixed, (number of chunks, chunk) where prompt chunks were measured alone. There a decode of
+a mixed batch adds tiles, or a kernel of its own, as `KernelAttention` says.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ class TileAttention:
         count, keys = shape.num_decodes, _keys(shape, heads.window)
         per_decode = self.tiles_per_decode(heads)
         beside = (count * per_decode, keys * per_decode, shape.max_decode_kv_tokens if per_decode else 0)
-        model = sum(w * f for w, f in zip(self.weights, _of_batch(heads, chunks, beside), strict=True))
+        model = sum(w * f for w, f in zip(self.weights, self._of_batch(heads, chunks, beside), strict=True))
         return model * math.exp(self._ratio.at(self._place(heads, chunks, count, keys)))
 
     @property
@@ -140,6 +141,15 @@ class TileAttention:
         """Coordinates of measured batches; the last column of chunks measured alone is their context."""
         return np.column_stack([np.full(len(table.rows), table.heads.query), table.rows[:, :-1]])
 
+    def _of_batch(self, heads: Heads, chunks: Sequence[Chunk], beside: tuple[float, float, float]) -> Sequence[float]:
+        """Features of a batch; ``beside`` are tiles, context and longest of its decodes, 0 if these are elsewhere."""
+        decode_tiles, decode_keys, longest_decode = beside
+        blocks = [-(-chunk.query_len // TILE_ROWS) for chunk in chunks]
+        launched = max(blocks) * (len(chunks) + decode_tiles) * self.is_mixed
+        context = sum(own_context(chunk) for chunk in chunks) + decode_keys
+        longest = max(longest_decode, *(chunk.context_len + chunk.query_len for chunk in chunks))
+        return _scaled(heads, launched, sum(blocks) + decode_tiles, context, longest)
+
     def _features(self, table: ChunkRows) -> Floats:
         rows, heads = table.rows, table.heads
         if self.is_mixed:
@@ -149,10 +159,11 @@ class TileAttention:
             count, query, context = rows[:, :3].T
             decodes = kv = np.zeros_like(query)
         blocks = np.ceil(query / TILE_ROWS)
+        launched = blocks * (count + decodes) * self.is_mixed
         own = blocks * context + np.maximum(query, query * (query + TILE_ROWS) / (2 * TILE_ROWS))
         longest = np.maximum(context + query, np.where(decodes > 0, kv, 0))
         return np.stack(
-            _scaled(heads, blocks * (count + decodes), count * blocks + decodes, count * own + decodes * kv, longest),
+            _scaled(heads, launched, count * blocks + decodes, count * own + decodes * kv, longest),
             axis=1,
         )
 
@@ -162,16 +173,6 @@ def mean_grid(places: Floats, values: Floats, order: Sequence[int]) -> LogGrid:
     distinct, which = np.unique(places, axis=0, return_inverse=True)
     means = np.bincount(which.ravel(), values) / np.bincount(which.ravel())
     return LogGrid(distinct, means, order)
-
-
-def _of_batch(heads: Heads, chunks: Sequence[Chunk], beside: tuple[float, float, float]) -> Sequence[float]:
-    """Features of a batch; ``beside`` are the tiles of its decodes, their context and the longest, 0 if elsewhere."""
-    decode_tiles, decode_keys, longest_decode = beside
-    blocks = [-(-chunk.query_len // TILE_ROWS) for chunk in chunks]
-    launched = max(blocks) * (len(chunks) + decode_tiles)
-    context = sum(own_context(chunk) for chunk in chunks) + decode_keys
-    longest = max(longest_decode, *(chunk.context_len + chunk.query_len for chunk in chunks))
-    return _scaled(heads, launched, sum(blocks) + decode_tiles, context, longest)
 
 
 def _scaled(heads: Heads, launched: Any, active: Any, context: Any, longest: Any) -> Sequence[Any]:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llmservingsim.config.catalog import find_accelerator
+from llmservingsim.errors import ConfigError, one_of
 from llmservingsim.latency import SHIPPED
 from llmservingsim.latency.calibration import Errors, Fit
 from llmservingsim.latency.left_out import LeftOut, leave_out
@@ -32,23 +33,27 @@ def calibrate(
 ) -> None:
     """Fit a roofline to the bundles of a device; tell its figures, and its errors on models that were left out."""
     accelerator = find_accelerator(hardware)
-    bundles = find_bundles(profiles or [SHIPPED], accelerator.name, models)
-    measured = Measured.read([b for b in bundles if variant in (None, b.variant)], accelerator)
+    found = find_bundles(profiles or [SHIPPED], accelerator.name, models)
+    bundles = [bundle for bundle in found if variant in (None, bundle.variant)]
+    if not bundles:
+        has = one_of({bundle.variant for bundle in found})
+        raise ConfigError(f"--variant {variant}: there is no bundle of precision {variant}; expected one of {has}")
+    measured = Measured.read(bundles, accelerator)
     fit = Fit.to(measured)
-    found = [leave_out(measured, model) for model in measured.models] if len(measured.models) > 1 else []
+    left_out = [leave_out(measured, model) for model in measured.models] if len(measured.models) > 1 else []
     if as_json:
-        print(json.dumps(_told(fit, found), indent=2))
+        print(json.dumps(_told(fit, left_out), indent=2))
         return
     console = Console()
     if not console.is_terminal:
         console = Console(width=_PIPE_COLUMNS)
     console.print(f"{accelerator.name}: {len(bundles)} bundles of {', '.join(measured.models)}", soft_wrap=True)
     console.print(_figures_table(fit))
-    if not found:
+    if not left_out:
         console.print("one model was measured, so none can be left out")
         return
-    console.print(_classes_table(found))
-    console.print(_iterations_table(found))
+    console.print(_classes_table(left_out))
+    console.print(_iterations_table(left_out))
 
 
 def _told(fit: Fit, found: Sequence[LeftOut]) -> dict[str, Any]:

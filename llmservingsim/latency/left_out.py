@@ -91,7 +91,7 @@ def leave_out(measured: Measured, model: str) -> LeftOut:
     errors = calibration.errors(own)
     plain = _roofline_errors(own)
     classes = [ClassError(name, errors.get(name), error) for name, error in sorted(plain.items())]
-    mine = [bundle for bundle in measured.bundles if bundle.model.name == model]
+    mine = sorted((b for b in measured.bundles if b.model.name == model), key=lambda bundle: bundle.layout.tp)
     iterations = [error for bundle in mine for error in _iterations(bundle, calibration, measured.accelerator)]
     return LeftOut(model, others.models, classes, iterations)
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from measured_device import (
@@ -140,6 +141,13 @@ def test_bundles_of_the_precision_asked_for_come_first(profiles: Path, tmp_path:
     write_device(tmp_path, MEASURED[1], variant="fp16", slower=2.0)
     for variant, models in (("bf16", 1), ("fp16", 1), ("fp8", 2)):
         assert len(fitted((tmp_path,), "H100", variant, (), DEVICE).bundles) == models
+
+
+def test_instances_on_the_same_device_share_one_fit(profiles: Path) -> None:
+    assert fitted((profiles,), "H100", "bf16", (), DEVICE) is fitted([profiles], "H100", "bf16", [], DEVICE)
+    slower = msgspec.structs.replace(DEVICE, memory_bandwidth=DEVICE.memory_bandwidth / 2)
+    own = fitted((profiles,), "H100", "bf16", (), slower).calibration.named_figures()
+    assert own[PRODUCTS]["memory"] == pytest.approx(2 * MEMORY, rel=0.05)  # the same times, of half the bandwidth
 
 
 def test_a_bundle_of_other_hardware_is_refused(profiles: Path) -> None:

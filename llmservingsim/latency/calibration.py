@@ -6,6 +6,7 @@ Each class of operators has a formula (`llmservingsim.latency.forms`) over what 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -71,6 +72,8 @@ class Calibration:
         times = form_of(fitted, self.accelerator).seconds(self.figures[fitted].tolist(), demand)
         if operator_class != DECODES or self.decodes is None:
             return times
+        if isinstance(demand.walks, float | int) and isinstance(demand.keys, float | int):
+            return np.asarray(times * math.exp(self.decodes.at((demand.walks, demand.keys))))
         places = np.stack([np.ravel(demand.walks), np.ravel(demand.keys)], axis=1)
         return np.asarray(times * np.exp(self.decodes.at_each(places)).reshape(np.shape(times)))
 

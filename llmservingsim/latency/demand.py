@@ -36,7 +36,7 @@ class Demand(NamedTuple):
         compute_s: Its arithmetic at the device's peak.
         wave_s: What the device computes meanwhile at most without use: one tile per compute unit.
         memory_s: Its traffic at the device's bandwidth.
-        cache_fill: Its traffic relative to the last-level cache; infinite where that is not known.
+        cache_fill: Its traffic relative to the last-level cache; without bound where that is not known.
         inner: Inner size of a product, which one tile walks through.
         walks: Sequences times key and value heads of a decode batch, each a piece of work of its own.
         keys: Keys that a sequence of the batch has, on average.
@@ -64,7 +64,7 @@ class Demands:
         self.model, self.layout, self.accelerator = model, layout, accelerator
         self._peak = accelerator.flops(model.dtype)
         self._bandwidth = accelerator.memory_bandwidth
-        self._cache = accelerator.l2_bytes or float("nan")
+        self._cache = accelerator.l2_bytes or 1  # so small that nothing stays in it
         self._units = accelerator.num_compute_units
         self._array = SystolicArray.of(accelerator)
         self._kv_heads = kv_heads_per_rank(model, layout.tp)

@@ -83,5 +83,5 @@ def decode_s(figures: Sequence[float], demand: Demand) -> Floats:
 def _moved_s(figures: Sequence[float], demand: Demand) -> Floats:
     """Time of the traffic: what the last-level cache holds from one operator to the next comes quicker."""
     memory, gain, held = figures
-    within = np.nan_to_num(1.0 / (1.0 + (demand.cache_fill / held) ** 4))
+    within = 1.0 / (1.0 + (demand.cache_fill / held) ** 4)
     return np.asarray(demand.memory_s / memory * (1.0 - within * gain / (1.0 + gain)))

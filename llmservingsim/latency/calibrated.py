@@ -121,7 +121,7 @@ class CalibratedRoofline:
 def fitted(
     roots: Sequence[Path], hardware: str, variant: str, models: Sequence[Path], accelerator: AcceleratorSpec
 ) -> Fit:
-    """Return what the bundles of a device were found to say; instances that ask for the same share it.
+    """Return what the bundles of a device were found to say; kept as long as the process lives.
 
     Args:
         roots: Profile directories.

@@ -24,7 +24,7 @@ DECODES = "attention, decodes"
 CHUNKS = "attention, chunks"
 
 TILE = 128
-"""Rows and columns of the tile of a product that one compute unit works on (CUTLASS's default for 16 bits)."""
+"""Rows and columns of the tile of a product that one compute unit works on (a common one of 16-bit kernels)."""
 EXPERT_ROWS = 64
 """Rows of the tile of one expert; vLLM's fused kernel takes 16 to 128, by the number of tokens."""
 

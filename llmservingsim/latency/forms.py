@@ -4,8 +4,9 @@ All are rooflines with what a roofline leaves out (`docs/concepts/latency.md` sa
 
     product:  t = launch + inner * step + (c^p + m^p)^(1/p)
     other:    t = launch + m
-    decodes:  t = launch + m + walks * start + keys * pace
+    decodes:  t = launch + m + walks * start + keys * pace, times a ratio (`Calibration.decodes`)
 
+    p = 1 + overlap
     c = (FLOPs + idle * sqrt(FLOPs * wave)) / (peak * e_c)
     m = bytes / (bandwidth * e_m) * (1 - s + s / (1 + gain)),   s = 1 / (1 + (bytes / (held * cache))^4)
 

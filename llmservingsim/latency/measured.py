@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +15,7 @@ from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec, find_model
 from llmservingsim.errors import ModelError, ProfileError, nearest, one_of
 from llmservingsim.latency.bundle import PREFILL_COLUMNS, PREFILLS, load_rows, read_attention, read_experts, read_points
 from llmservingsim.latency.demand import DECODES, EXPERTS, Demand, Demands, class_of
+from llmservingsim.latency.find import VARIANTS
 from llmservingsim.latency.source import ExpertWork
 from llmservingsim.latency.tile_attention import ChunkRows, Heads
 from llmservingsim.model import IndexedBy, Operator, OperatorKind, ParallelLayout, Work, model_operators
@@ -152,7 +154,7 @@ def find_bundles(roots: Sequence[Path], hardware: str, models: Sequence[Path] = 
         except ModelError:
             continue
         layout = ParallelLayout(int(degree.removeprefix("tp")))
-        found.append(Bundle(folder, model, layout, variant, *_meta(folder)))
+        found.append(Bundle(folder, _in_precision(model, variant), layout, variant, *_meta(folder)))
     if not found:
         present = {path.name for root in roots if root.is_dir() for path in root.iterdir() if path.is_dir()}
         where = ", ".join(map(str, roots)) or "no profile directory was given"
@@ -175,6 +177,12 @@ def _folders(roots: Sequence[Path], hardware: str) -> Iterator[tuple[Path, Path]
     for root in roots:
         for path in sorted((root / hardware).glob("*/*/*/tp[0-9]*/dense.csv")):
             yield root, path.parent
+
+
+def _in_precision(model: ModelSpec, variant: str) -> ModelSpec:
+    """Return the model as a bundle of some precision ran it; precisions by other names are the model's own."""
+    dtypes = [dtype for dtype, folder in VARIANTS.items() if folder == variant]
+    return msgspec.structs.replace(model, dtype=dtypes[0]) if dtypes else model
 
 
 def _meta(folder: Path) -> tuple[frozenset[str], Mapping[str, object]]:

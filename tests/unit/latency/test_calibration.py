@@ -143,6 +143,13 @@ def test_bundles_of_the_precision_asked_for_come_first(profiles: Path, tmp_path:
         assert len(fitted((tmp_path,), "H100", variant, (), DEVICE).bundles) == models
 
 
+def test_a_bundle_of_another_precision_has_the_bytes_of_that(tmp_path: Path) -> None:
+    write_device(tmp_path, MEASURED[0], variant="fp32", slower=2.0)
+    assert find_bundles((tmp_path,), "H100")[0].model.dtype_bytes == 4
+    figures = fitted((tmp_path,), "H100", "fp32", (), DEVICE).calibration.named_figures()
+    assert figures["layernorm"]["memory"] == pytest.approx(ELEMENTWISE_MEMORY, rel=FOUND)  # twice the bytes and times
+
+
 def test_instances_on_the_same_device_share_one_fit(profiles: Path) -> None:
     assert fitted((profiles,), "H100", "bf16", (), DEVICE) is fitted([profiles], "H100", "bf16", [], DEVICE)
     slower = msgspec.structs.replace(DEVICE, memory_bandwidth=DEVICE.memory_bandwidth / 2)

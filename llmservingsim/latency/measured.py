@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec, find_model
-from llmservingsim.errors import ModelError, ProfileError, nearest, one_of
+from llmservingsim.errors import ModelError, ProfileError, located, nearest, one_of
 from llmservingsim.latency.bundle import PREFILL_COLUMNS, PREFILLS, load_rows, read_attention, read_experts, read_points
 from llmservingsim.latency.demand import DECODES, EXPERTS, Demand, Demands, class_of
 from llmservingsim.latency.find import VARIANTS
 from llmservingsim.latency.source import ExpertWork
 from llmservingsim.latency.tile_attention import ChunkRows, Heads
-from llmservingsim.model import IndexedBy, Operator, OperatorKind, ParallelLayout, Work, model_operators
+from llmservingsim.model import IndexedBy, Operator, OperatorKind, ParallelLayout, Work, check_layout, model_operators
 from llmservingsim.units import NS_PER_S, NS_PER_US
 
 Floats = NDArray[np.float64]
@@ -153,7 +153,9 @@ def find_bundles(roots: Sequence[Path], hardware: str, models: Sequence[Path] = 
             model = find_model(f"{organisation}/{name}", models)
         except ModelError:
             continue
-        layout = ParallelLayout(int(degree.removeprefix("tp")))
+        with located(str(folder)):
+            layout = ParallelLayout(int(degree.removeprefix("tp")))
+            check_layout(model, layout)
         found.append(Bundle(folder, _in_precision(model, variant), layout, variant, *_meta(folder)))
     if not found:
         present = {path.name for root in roots if root.is_dir() for path in root.iterdir() if path.is_dir()}
@@ -169,14 +171,15 @@ def find_bundles(roots: Sequence[Path], hardware: str, models: Sequence[Path] = 
 
 def has_bundles(roots: Sequence[Path], hardware: str) -> bool:
     """Whether there is a bundle of a device, of whatever model."""
-    return any(True for _ in _folders(roots, hardware))
+    return next(_folders(roots, hardware), None) is not None
 
 
 def _folders(roots: Sequence[Path], hardware: str) -> Iterator[tuple[Path, Path]]:
     """Yield profile directory and ``tp<N>`` folder of all bundles of a device."""
     for root in roots:
         for path in sorted((root / hardware).glob("*/*/*/tp[0-9]*/dense.csv")):
-            yield root, path.parent
+            if path.parent.name.removeprefix("tp").isdecimal():
+                yield root, path.parent
 
 
 def _in_precision(model: ModelSpec, variant: str) -> ModelSpec:
@@ -209,8 +212,9 @@ def _points(bundle: Bundle, accelerator: AcceleratorSpec) -> Iterator[tuple[str,
             if operator is None or operator.indexed_by is not sizes or operator.kind is OperatorKind.MOE:
                 continue
             for size, time_us in measured:
-                demand = demands.of(operator, Work(int(size), int(size)))
-                yield class_of(operator), demand, time_us * NS_PER_US / NS_PER_S
+                if size >= 1:
+                    demand = demands.of(operator, Work(int(size), int(size)))
+                    yield class_of(operator), demand, time_us * NS_PER_US / NS_PER_S
     attention = operators.get("attention")
     if attention is not None and not bundle.model.is_mla:
         yield from _decode_points(bundle, demands, attention)

@@ -27,7 +27,7 @@ from measured_device import (
 from synthetic_bundle import batch
 
 from llmservingsim.config.catalog import find_model
-from llmservingsim.errors import ProfileError
+from llmservingsim.errors import ConfigError, ProfileError
 from llmservingsim.latency import CalibratedRoofline, RooflineSource, fitted
 from llmservingsim.latency.calibration import Fit, calibrate
 from llmservingsim.latency.demand import HEAD, PRODUCTS
@@ -166,6 +166,25 @@ def test_a_model_that_nobody_knows_is_passed_over(tmp_path: Path) -> None:
     write_device(tmp_path, MEASURED[0]).parents[1].rename(tmp_path / "H100/meta-llama/Own-9B")
     with pytest.raises(ProfileError, match="no bundle of a known model on H100"):
         find_bundles((tmp_path,), "H100")
+
+
+def test_a_folder_that_no_model_can_be_cut_for_is_named(tmp_path: Path) -> None:
+    folder = write_device(tmp_path, MEASURED[0])
+    folder.rename(folder.with_name("tp2-old"))
+    with pytest.raises(ProfileError, match="no bundle of a known model on H100"):
+        find_bundles((tmp_path,), "H100")
+    folder.with_name("tp2-old").rename(folder.with_name("tp3"))
+    with pytest.raises(ConfigError, match=r"bf16/tp3: meta-llama/Llama-3\.1-8B cannot be cut over its ranks: tp 3"):
+        find_bundles((tmp_path,), "H100")
+
+
+def test_a_row_of_no_tokens_is_no_point(tmp_path: Path) -> None:
+    folder = write_device(tmp_path, MEASURED[0])
+    before = Measured.read(find_bundles((tmp_path,), "H100"), DEVICE).points["layernorm"].seconds
+    with (folder / "dense.csv").open("a") as file:
+        file.write("layernorm,0,2.0\n")
+    after = Measured.read(find_bundles((tmp_path,), "H100"), DEVICE).points["layernorm"].seconds
+    assert after.tolist() == before.tolist()
 
 
 def test_a_torn_meta_file_is_named(tmp_path: Path) -> None:

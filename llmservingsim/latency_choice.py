@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from msgspec.structs import replace
 
 from llmservingsim.config import LatencySpec
 from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec, catalogued_accelerators
-from llmservingsim.errors import ConfigError
+from llmservingsim.errors import ConfigError, ProfileError
 from llmservingsim.latency import (
     SHIPPED,
     BundleSource,
+    CalibratedRoofline,
     DatabaseSource,
     KernelDatabase,
     LatencySource,
@@ -21,6 +23,8 @@ from llmservingsim.latency import (
     OperatorTableSource,
     RooflineSource,
     find_bundle,
+    fitted,
+    has_bundles,
     is_older,
     shipped_model,
     system_of,
@@ -76,6 +80,7 @@ class LatencyChoice:
             "bundle": self._bundle,
             "table": self._table,
             "aiconfigurator": self._database,
+            "calibrated": self._calibrated,
             "roofline": self._roofline,
         }
         if asked == "auto":
@@ -89,8 +94,32 @@ class LatencyChoice:
     def _automatic(self, model: ModelSpec, layout: ParallelLayout) -> str:
         if self.spec.table:
             return "table"
-        ships = self.is_catalogued and self._shipped(model, layout) is not None
-        return "bundle" if self.libraries.profiles or ships else "roofline"
+        if self._has_bundle(model, layout):
+            return "bundle"
+        if has_bundles(*self._measured_device()[:2]):
+            return "calibrated"
+        return "bundle" if self.libraries.profiles else "roofline"  # the one or the other tells what is missing
+
+    def _has_bundle(self, model: ModelSpec, layout: ParallelLayout) -> bool:
+        if not self.libraries.profiles:
+            return self.is_catalogued and self._shipped(model, layout) is not None
+        try:
+            find_bundle(self.libraries.profiles, self.hardware, model.name, self._variant(model), layout.tp)
+        except ProfileError:
+            return False
+        return True
+
+    def _measured_device(self) -> tuple[Sequence[Path], str, Sequence[Path]]:
+        """Where bundles of the device may lie whatever their model: profile directories, its folder, model files."""
+        if self.libraries.profiles:
+            return self.libraries.profiles, self.hardware, self.libraries.models
+        return (SHIPPED,) if self.is_catalogued else (), self.accelerator.name, ()
+
+    def _calibrated(self, model: ModelSpec, layout: ParallelLayout) -> CalibratedRoofline:
+        """A roofline fitted to the user's bundles of the device, or where there are none to those that ship."""
+        roots, hardware, models = self._measured_device()
+        fit = fitted(roots, hardware, self._variant(model), models, self.accelerator)
+        return CalibratedRoofline(model, layout, self.accelerator, fit, self.kv_cache_dtype)
 
     def _shipped(self, model: ModelSpec, layout: ParallelLayout) -> str | None:
         return shipped_model(self.accelerator.name, model, self._variant(model), layout.tp)

@@ -45,7 +45,11 @@ def check(
         print(
             f"  KV cache: {memory.num_blocks:,} blocks, {tokens:,} tokens, {format_size(memory.block_bytes)} per block"
         )
-        for label, key in (("timed by the roofline", "roofline_operators"), ("rows without use", "unused_rows")):
+        for label, key in (
+            ("timed by the roofline", "roofline_operators"),
+            ("rows without use", "unused_rows"),
+            ("fitted to", "fitted_to"),
+        ):
             if names := latency.get(key):
                 print(f"  {label}: {', '.join(names)}")
         for label, size in memory.capacity.rows() if memory.capacity is not None else ():

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from llmservingsim.cli.profile_calibrate import calibrate
 from llmservingsim.cli.profile_table import print_findings
 from llmservingsim.config.catalog import find_accelerator, find_model
 from llmservingsim.errors import ConfigError, LLMServingSimError, one_of
@@ -27,6 +28,7 @@ from llmservingsim.model import ParallelLayout, check_layout
 app = typer.Typer(
     name="profile", help="Operator latencies: get them from elsewhere, and check them.", no_args_is_help=True
 )
+app.command("calibrate")(calibrate)
 
 
 class Source(StrEnum):

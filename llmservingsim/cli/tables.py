@@ -31,6 +31,10 @@ def print_summary(summary: Mapping[str, Any]) -> None:
         if beyond:
             shapes = ", ".join(f"{operator} {count}" for operator, count in beyond.items())
             _print_line(console, f"instance {instance['index']}: shapes beyond the measured grid: {shapes}")
+        if instance["latency"].get("source") == "calibrated":
+            others = ", ".join(instance["latency"]["fitted_to"])
+            told = f"latencies are not measured, but a roofline fitted to bundles of {others}"
+            _print_line(console, f"instance {instance['index']}: {told}")
     for note in summary["provenance"]["notes"]:
         _print_line(console, f"note: {note}")
 

@@ -34,9 +34,10 @@ class LatencySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     Attributes:
         source: ``bundle`` (measured), ``table`` (a CSV of your own), ``aiconfigurator`` (measured kernels of that
-            package), ``roofline`` (from the catalogue), or ``auto``: table where one is stated; else bundle where
-            profile directories were given, or one ships with the simulator; else roofline. A user's own source is
-            ``package.module:Class``, built with (model, layout, accelerator).
+            package), ``calibrated`` (a roofline fitted to bundles of other models on the same hardware), ``roofline``
+            (from the catalogue), or ``auto``: the first of table, bundle, calibrated and roofline that there is.
+            Bundles are those of the profile directories; where none are given, those that ship with the simulator. A
+            user's own source is ``package.module:Class``, built with (model, layout, accelerator).
         variant: Folder of the bundle, by default the format of the weights (``bf16``, ``fp8``), with ``-kv_`` and that
             of cached keys and values if it is another (``bf16-kv_fp8``).
         database: Of ``aiconfigurator``.

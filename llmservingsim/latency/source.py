@@ -56,13 +56,14 @@ class LatencySource(Protocol):
 class Grade(StrEnum):
     """Where a time comes from.
 
-    ``measured`` on this shape; ``interpolated`` between measured shapes; ``extrapolated`` beyond them; ``roofline``,
-    computed from the catalogue.
+    ``measured`` on this shape; ``interpolated`` between measured shapes; ``extrapolated`` beyond them; ``calibrated``,
+    predicted from other models measured on the device; ``roofline``, computed from the catalogue.
     """
 
     MEASURED = "measured"
     INTERPOLATED = "interpolated"
     EXTRAPOLATED = "extrapolated"
+    CALIBRATED = "calibrated"
     ROOFLINE = "roofline"
 
 

@@ -32,6 +32,7 @@ class LogGrid:
     def __init__(self, points: Array, values: Array, order: Sequence[int], *, is_logarithmic: bool = True) -> None:
         self._position: Callable[[float], float] = _log if is_logarithmic else float
         self.axes, tensor = _tensor(points, values, order, self._position)
+        self._is_logarithmic = is_logarithmic
         self._positions = [[self._position(v) for v in axis] for axis in self.axes]
         self._strides = [math.prod(tensor.shape[i + 1 :]) for i in range(tensor.ndim)]
         self._values: list[float] = tensor.ravel().tolist()
@@ -52,6 +53,20 @@ class LogGrid:
             corners = below + above
         values = self._values
         return sum(weight * values[index] for index, weight in corners)
+
+    def at_each(self, points: Array) -> Array:
+        """Interpolate at many points, shape ``[points, axes]``: what `at` says of each."""
+        places = np.log2(points + _FLOOR) if self._is_logarithmic else points
+        index, weight = np.zeros((1, len(points)), dtype=np.intp), np.ones((1, len(points)))
+        for axis, stride, place in zip(self._positions, self._strides, places.T, strict=True):
+            if len(axis) == 1:
+                continue
+            known = np.array(axis)
+            low = np.clip(np.searchsorted(known, place, side="right") - 1, 0, len(axis) - 2)
+            share = np.clip((place - known[low]) / (known[low + 1] - known[low]), 0.0, 1.0)
+            index = np.concatenate([index + low * stride, index + (low + 1) * stride])
+            weight = np.concatenate([weight * (1.0 - share), weight * share])
+        return np.asarray((weight * np.array(self._values)[index]).sum(axis=0))
 
 
 def own_context(chunk: Chunk) -> float:

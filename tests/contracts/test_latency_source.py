@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from llmservingsim.config import OperatorTableSpec
 from llmservingsim.config.catalog import find_accelerator, find_model
-from llmservingsim.latency import BundleSource, LatencySource, OlderBundleSource, OperatorTableSource, RooflineSource
+from llmservingsim.latency import (
+    BundleSource,
+    CalibratedRoofline,
+    LatencySource,
+    OlderBundleSource,
+    OperatorTableSource,
+    RooflineSource,
+    fitted,
+)
 from llmservingsim.model import ParallelLayout, model_operators
 from llmservingsim.shapes import BatchShape, Chunk
 from llmservingsim.trace import IterationBuilder
@@ -73,6 +81,17 @@ def older(folder: Path) -> OlderBundleSource:
     return OlderBundleSource(write_older_bundle(folder), MODEL, ParallelLayout(tp=2), find_accelerator("H100"))
 
 
+def calibrated(folder: Path) -> CalibratedRoofline:
+    """Fitted to a bundle of another model."""
+    other = folder / "H100/meta-llama/Llama-3.2-3B/bf16/tp1"
+    other.mkdir(parents=True)
+    write_bundle(other)
+    accelerator = find_accelerator("H100")
+    return CalibratedRoofline(
+        MODEL, ParallelLayout(tp=2), accelerator, fitted((folder,), "H100", "bf16", (), accelerator)
+    )
+
+
 def roofline(hardware: str = "H100") -> RooflineSource:
     return RooflineSource(MODEL, ParallelLayout(tp=2), find_accelerator(hardware))
 
@@ -92,6 +111,7 @@ def table(folder: Path, *, attention: bool = True) -> OperatorTableSource:
 
 SOURCES = {
     "bundle": lambda folder: BundleSource(write_bundle(folder)),
+    "calibrated": calibrated,
     "older bundle": older,
     "roofline": lambda _: roofline(),
     "roofline of an array": lambda _: roofline("TPU-v6e"),

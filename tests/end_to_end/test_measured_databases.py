@@ -174,7 +174,7 @@ def test_what_ships_is_what_the_script_writes(tmp_path: Path, monkeypatch: pytes
         assert path.read_bytes() == (SHIPPED / path.relative_to(tmp_path)).read_bytes()
 
 
-def test_a_run_without_profiles_takes_what_ships_else_the_roofline() -> None:
+def test_a_run_without_profiles_takes_what_ships_else_a_roofline_calibrated_by_it_else_the_plain_one() -> None:
     def told(**instance: Any) -> Any:
         data = {"nodes": [{"instances": [{"model": LLAMA, "hardware": "H100", **instance}]}]}
         return simulate(data, REQUESTS[:2]).summary["instances"][0]["latency"]
@@ -183,7 +183,7 @@ def test_a_run_without_profiles_takes_what_ships_else_the_roofline() -> None:
     assert told(model="meta-llama/Llama-3.1-8B-Instruct")["path"].endswith("meta-llama/Llama-3.1-8B/bf16/tp1")
     assert told(hardware="L40S")["source"] == "roofline"
     assert told(latency={"source": "roofline"})["source"] == "roofline"
-    assert told(dtype="float16")["source"] == "roofline"
+    assert told(dtype="float16")["source"] == "calibrated"
 
 
 @pytest.mark.parametrize(("slower", "source"), [(1, "bundle"), (10, "roofline")])

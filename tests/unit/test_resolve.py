@@ -130,8 +130,9 @@ def test_weights_that_leave_no_room_are_an_error_for_either_way_to_count() -> No
         system(one(memory_size="2GiB"))
 
 
-def test_profiles_are_used_where_they_are_given_and_roofline_where_not(tmp_path: Path) -> None:
-    assert system(one()).instances[0].builder.source.provenance()["source"] == "roofline"
+def test_profiles_are_used_where_they_are_given_and_a_roofline_where_not(tmp_path: Path) -> None:
+    assert system(one()).instances[0].builder.source.provenance()["source"] == "calibrated"
+    assert system(one(hardware="L40S")).instances[0].builder.source.provenance()["source"] == "roofline"
     with pytest.raises(ProfileError, match=r"no profile of meta-llama/Llama-3\.2-1B on H100"):
         system(one(), Libraries(profiles=(tmp_path,)))
     stated = one() | {"serving": {"latency": {"source": "roofline"}}}

@@ -40,7 +40,8 @@ def main() -> None:
             for tp in degrees:
                 folder = SHIPPED / accelerator.name / bundle_name(found, tp)
                 try:
-                    write_bundle(MeasuredKernels(database, found, ParallelLayout(tp)), accelerator, folder)
+                    kernels = MeasuredKernels(database, found, ParallelLayout(tp))
+                    write_bundle(kernels.operators(), accelerator, folder)
                     print(folder.relative_to(SHIPPED))
                 except ProfileError as error:
                     print(f"left out: {error}")

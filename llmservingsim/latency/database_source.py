@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec
 from llmservingsim.errors import ProfileError, one_of
 from llmservingsim.latency.expert_table import ExpertTable
+from llmservingsim.latency.freeze import MeasuredOperators
 from llmservingsim.latency.gemm_table import GemmTable
 from llmservingsim.latency.kernel_attention import KernelAttention
 from llmservingsim.latency.kernel_database import KernelDatabase
@@ -48,7 +49,7 @@ class MeasuredKernels:
         kv_cache_dtype: ``auto`` for the model's, or ``fp8``.
 
     Attributes:
-        products: Operator -> (tokens or sequences, times in us).
+        points: Matrix product -> (tokens or sequences, times in us).
         prefills: Batches of equal prompt chunks: chunks, length, context, us; shape ``[points, 4]``.
         decodes: Sequences, KV length, us; shape ``[points, 3]``.
         experts: Tokens, activated experts, us of whole experts; shape ``[points, 3]``, empty for a dense model.
@@ -71,7 +72,7 @@ class MeasuredKernels:
         self._dtype = _DTYPES[model.dtype]
         rows = database.read("gemm/gemm_perf", ["m", "n", "k"], gemm_dtype=self._dtype)
         gemms = GemmTable(rows["m"], rows["n"], rows["k"], rows["latency"], f"{database.system}, {self._dtype}")
-        self.products = {op.name: gemms.times(*_widths(op, model, layout)) for op in _products(model)}
+        self.points = {op.name: gemms.times(*_widths(op, model, layout)) for op in _products(model)}
         heads = {
             "num_heads": model.num_heads // layout.tp,
             "num_key_value_heads": kv_heads_per_rank(model, layout.tp),
@@ -104,6 +105,19 @@ class MeasuredKernels:
             return 1.0
         group = kv_heads_per_rank(self.model, self.layout.tp) / (self.model.num_heads // self.layout.tp)
         return group if self.attention_kernel.endswith("fa3") else 0.0
+
+    def operators(self) -> MeasuredOperators:
+        """Return all of it, to be frozen."""
+        origin = {
+            "source": "measured kernels of aiconfigurator-core 0.12 (NVIDIA CORPORATION & AFFILIATES, Apache-2.0)",
+            "system": self.database.system,
+            "engine": self.database.engine,
+            "tables": dict(sorted(self.database.used.items())),
+            "attention_kernel": self.attention_kernel,
+        }
+        experts = self.experts if len(self.experts) else None
+        rows = self.prefills, self.decodes, experts
+        return MeasuredOperators(self.model, self.layout, origin, self.points, *rows, self.tiles_per_decode)
 
     def _experts(self, gemms: GemmTable) -> Rows:
         """Times over (tokens, activated experts).
@@ -164,7 +178,7 @@ class DatabaseSource:
     def __init__(self, kernels: MeasuredKernels, accelerator: AcceleratorSpec) -> None:
         model, layout = kernels.model, kernels.layout
         self._kernels = kernels
-        self._tables = {name: LinearTable(*measured) for name, measured in kernels.products.items()}
+        self._tables = {name: LinearTable(*measured) for name, measured in kernels.points.items()}
         self._attention = KernelAttention(
             kernels.prefills, DecodeTable.of_points(kernels.decodes.tolist()), kernels.tiles_per_decode
         )

@@ -8,18 +8,29 @@ from typing import Annotated
 
 import typer
 
-from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec, find_accelerator, find_model
+from llmservingsim.config import OperatorTableSpec
+from llmservingsim.config.catalog import (
+    AcceleratorSpec,
+    ModelSpec,
+    find_accelerator,
+    find_model,
+    load_accelerators,
+)
+from llmservingsim.config.load import read_data
 from llmservingsim.errors import ConfigError, one_of
 from llmservingsim.latency import KernelDatabase, MeasuredKernels, bundle_name, system_of
 from llmservingsim.latency.freeze import MeasuredOperators, write_bundle, write_collective_rows, write_collectives
+from llmservingsim.latency.frozen_table import freeze_table
 from llmservingsim.latency.kernel_database import ENGINES
 from llmservingsim.latency.vidur import VidurProfiles, fit_link, read_transfers
 from llmservingsim.model import ParallelLayout, check_layout
+from llmservingsim.strict import convert
 
 app = typer.Typer(name="import", help="Write what other programs measured as profile bundles.", no_args_is_help=True)
 
 Model = Annotated[str, typer.Option(help="Catalogued model, or one of --models.")]
-Hardware = Annotated[str, typer.Option(help="Catalogued accelerator.")]
+Hardware = Annotated[str, typer.Option(help="Catalogued accelerator, or one of --hardware-file.")]
+HardwareFiles = Annotated[list[Path], typer.Option("--hardware-file", help="Your own accelerators; repeatable.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Directory of bundles to write into.")]
 Degrees = Annotated[str, typer.Option(help="Tensor-parallel sizes, as 1,2,4.")]
 Models = Annotated[list[Path], typer.Option(help="Directory of model files; repeatable.")]
@@ -40,9 +51,10 @@ def import_aiconfigurator(
     version: Annotated[str | None, typer.Option(help="Of the engine; by default the newest.")] = None,
     system: Annotated[str | None, typer.Option(help="As h200_sxm; by default that of the hardware.")] = None,
     models: Models = [],
+    hardware_files: HardwareFiles = [],
 ) -> None:
     """From the database of measured kernels (extra `aiconfigurator`), with the system's all-reduces beside."""
-    accelerator, found = find_accelerator(hardware), find_model(model, models)
+    accelerator, found = find_accelerator(hardware, load_accelerators(hardware_files)), find_model(model, models)
     if engine not in ENGINES:
         raise ConfigError(f"--engine {engine}: expected one of {one_of(ENGINES)}")
     database = KernelDatabase(system or system_of(accelerator.name), engine, version)
@@ -62,10 +74,11 @@ def import_vidur(
     output: Output,
     tp: Degrees = "1",
     models: Models = [],
+    hardware_files: HardwareFiles = [],
 ) -> None:
     """From profiles of Vidur; medians count, and the slowest rank of a transfer."""
     files = _vidur_files(profiles)
-    accelerator, found = find_accelerator(hardware), find_model(model, models)
+    accelerator, found = find_accelerator(hardware, load_accelerators(hardware_files)), find_model(model, models)
     measured = VidurProfiles(files["mlp"], files["attention"], found)
     root = _write(output, accelerator, found, tp, measured.of)
     if path := files.get("all_reduce"):
@@ -74,6 +87,28 @@ def import_vidur(
     if path := files.get("send_recv"):
         latency_us, bytes_per_us = fit_link(read_transfers(path, "send_recv"))
         print(f"send_recv.csv: a link of {bytes_per_us / 1e3:.1f} GB/s and {latency_us:.1f} us")
+
+
+@app.command("csv")
+def import_csv(
+    table: Annotated[Path, typer.Argument(help="CSV with a row per operator and shape.")],
+    mapping: Annotated[
+        Path, typer.Option(help="What its columns and rows mean: the keys of latency.table of a run file.")
+    ],
+    model: Model,
+    hardware: Hardware,
+    output: Output,
+    tp: Degrees = "1",
+    models: Models = [],
+    hardware_files: HardwareFiles = [],
+) -> None:
+    """From a table of operator times."""
+    stated = read_data(mapping)
+    if not isinstance(stated, dict):
+        raise ConfigError(f"{mapping}: expected keys and their values, 'columns' and 'operators' among them")
+    spec = convert({**stated, "path": str(table)}, OperatorTableSpec, str(mapping), ConfigError)
+    accelerator, found = find_accelerator(hardware, load_accelerators(hardware_files)), find_model(model, models)
+    _write(output, accelerator, found, tp, lambda cut: freeze_table(table, spec, found, cut, accelerator))
 
 
 def _write(

@@ -35,7 +35,7 @@ def csv_lines(path: Path, expected: str = "") -> Iterator[tuple[int, list[str]]]
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise ProfileError(f"{path}:{line}: expected UTF-8 text, got the byte 0x{data[error.start]:02x}") from None
-    reader = csv.reader(io.StringIO(text, newline=""))
+    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
     try:
         for cells in reader:
             if cells:

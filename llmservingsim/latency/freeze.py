@@ -21,6 +21,7 @@ from llmservingsim.units import NS_PER_US
 
 _MOST_TOKENS = 16384
 _MOST_SEQUENCES = 2048
+_POWERS = tuple(2**i for i in range(15))
 
 Row = Sequence[object]
 Points = tuple[Sequence[float], Sequence[float]]
@@ -35,7 +36,7 @@ class MeasuredOperators:
         model: What is computed.
         layout: How it is cut.
         origin: Where the numbers come from, for ``meta.yaml``.
-        points: Of operators over tokens or sequences, at least one; what is not there comes from the roofline.
+        points: Of operators over tokens or sequences; what is not there comes from the roofline.
         prefills: Batches of equal prompt chunks: chunks, length, context, time; shape ``[points, 4]``.
         decodes: Sequences, KV length, time; shape ``[points, 3]``.
         experts: Tokens, activated experts, time of whole experts; shape ``[points, 3]``, None for a dense model.
@@ -93,6 +94,7 @@ def _operator_rows(measured: MeasuredOperators, accelerator: AcceleratorSpec) ->
     dense: list[Row] = []
     per_sequence: list[Row] = []
     computed = []
+    grid = [int(n) for n in next(iter(measured.points.values()), (_POWERS, ()))[0]]
     for operator in {op.name: op for op in model_operators(measured.model)}.values():
         if operator.kind in (OperatorKind.ATTENTION, OperatorKind.MOE):
             continue
@@ -102,7 +104,7 @@ def _operator_rows(measured: MeasuredOperators, accelerator: AcceleratorSpec) ->
             points = [(n, t) for n, t in zip(*measured.points[operator.name], strict=True) if n <= most]
         else:
             computed.append(operator.name)
-            sizes = sorted({1, *(int(n) for n in next(iter(measured.points.values()))[0] if n <= most)})
+            sizes = sorted({1, *(n for n in grid if n <= most)})
             points = [(n, rest.latency_ns(operator.name, _decodes(n)) / NS_PER_US) for n in sizes]
         rows = dense if by_tokens else per_sequence
         rows += [(operator.name, int(size), round(time_us, 4)) for size, time_us in points]

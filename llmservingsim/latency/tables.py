@@ -24,6 +24,11 @@ class LinearTable:
         self._slope = max(0.0, self._own_slope() if slope is None else slope)
 
     @property
+    def sizes(self) -> Sequence[float]:
+        """The measured sizes, rising."""
+        return self._sizes
+
+    @property
     def last(self) -> float:
         """The largest measured size."""
         return self._sizes[-1]

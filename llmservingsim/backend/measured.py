@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast, get_args
 
@@ -26,6 +26,9 @@ _RANK = re.compile(r"#\s+Rank\s+(\d+)\s")
 _COLUMNS = re.compile(r"#\s+size\s+count\s+type\b.*\btime\b")
 _VALUES_PER_MODE = 4
 """time, algbw, busbw and #wrong, first out of place, then in place."""
+
+_DIGITS = 18
+"""More than any size in bytes has."""
 
 _Samples = dict[tuple[CollectiveName, int], dict[int, list[float]]]
 
@@ -59,12 +62,25 @@ def read_csv(path: Path) -> list[MeasuredCollective]:
     reader = csv.DictReader(_lines(path))
     if tuple(reader.fieldnames or ()) != CSV_COLUMNS:
         raise ProfileError(f"{path}: line 1: expected the header {','.join(CSV_COLUMNS)}, got {reader.fieldnames}")
-    for row in reader:
+    for row in _entries(path, reader):
         where = f"{path}: line {reader.line_num}"
         name = _collective(str(row["collective"]), where)
         size, ranks = _integer(row["size_bytes"], where, "size_bytes"), _integer(row["ranks"], where, "ranks")
         samples.setdefault((name, ranks), {}).setdefault(size, []).append(_time_us(row["time_us"], where))
     return [_measured(path, key, times) for key, times in samples.items()]
+
+
+def _entries(path: Path, reader: csv.DictReader[str]) -> Iterator[dict[str, str]]:
+    """Yield the rows, each with a cell for every column."""
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise ProfileError(
+                    f"{path}: line {reader.line_num}: expected {','.join(CSV_COLUMNS)}, one cell for each"
+                )
+            yield row
+    except csv.Error as error:
+        raise ProfileError(f"{path}: line {reader.line_num}: expected comma-separated values: {error}") from None
 
 
 def read_nccl_tests(
@@ -136,7 +152,7 @@ def _collective(text: str, where: str) -> CollectiveName:
 
 
 def _integer(text: str | None, where: str, column: str) -> int:
-    if text is None or not text.strip().isdecimal() or not int(text):
+    if text is None or not text.strip().isdecimal() or len(text) > _DIGITS or not int(text):
         raise ProfileError(f"{where}: {column}: expected a positive integer, got {text!r}")
     return int(text)
 

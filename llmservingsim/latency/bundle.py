@@ -8,16 +8,14 @@ mixed batch in ``attention.csv``.
 
 from __future__ import annotations
 
-import csv
-import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmservingsim.errors import ProfileError, nearest, one_of
+from llmservingsim.errors import ProfileError, cut, nearest, one_of
+from llmservingsim.latency.bundle_rows import read_points, read_rows
 from llmservingsim.latency.expert_table import ExpertTable
 from llmservingsim.latency.kernel_attention import KernelAttention
 from llmservingsim.latency.skew import SkewModel
@@ -55,7 +53,7 @@ class BundleSource:
         self._per_sequence = read_layers(folder / "per_sequence.csv", "sequences")
         rows = read_attention(folder)
         prefill = rows[:, 0] > 0
-        self._decode = _decode_table(rows[~prefill], folder / "attention.csv")
+        self._decode = DecodeTable.of_points(rows[~prefill & (rows[:, 2] > 0), 2:].tolist())
         self._apart = _read_apart(folder, self._decode)
         self._varlen = VarlenAttention(rows[prefill]) if self._apart is None else None
         self._skew = SkewModel.load(folder / "skew.csv", self._decode, mode=skew)
@@ -96,7 +94,7 @@ class BundleSource:
 
     def _moe_rows(self) -> NDArray[np.float64]:
         """Measured with whole experts, so in the folder of one rank."""
-        path = next((p for p in (self.folder, self.folder.parent / "tp1") if (p / "moe.csv").is_file()), self.folder)
+        path = next((p for p in (self.folder, self.folder.parent / "tp1") if (p / "moe.csv").exists()), self.folder)
         return read_experts(path / "moe.csv")
 
     def provenance(self) -> dict[str, object]:
@@ -124,60 +122,53 @@ class BundleSource:
         return max(decode, self._varlen.of_verification(shape)) if shape.draft_pairs else decode
 
 
-def _decode_table(rows: NDArray[np.float64], path: Path) -> DecodeTable:
-    decodes = rows[rows[:, 2] > 0]
-    if not len(decodes):
-        raise ProfileError(f"{path}: holds no decode batch (a row with prefill_chunk 0 and n_decode > 0)")
-    return DecodeTable.of_points(decodes[:, 2:].tolist())
-
-
 def _read_apart(folder: Path, decode: DecodeTable) -> KernelAttention | None:
     """Read kernels that were measured apart; ``meta.yaml`` tells how they run together."""
     path = folder / PREFILLS
-    if not path.is_file():
+    if not path.exists():
         return None
+    return KernelAttention(read_rows(path, PREFILL_COLUMNS), decode, _tiles_per_decode(folder / "meta.yaml"))
+
+
+def _tiles_per_decode(path: Path) -> float:
+    """How decodes run beside prompt chunks, by themselves where nothing is said."""
     import yaml
 
-    rows = load_rows(path, PREFILL_COLUMNS)
-    meta = folder / "meta.yaml"
     try:
-        told = yaml.safe_load(meta.read_text(encoding="utf-8")) if meta.is_file() else {}
-        return KernelAttention(rows, decode, float(told.get("tiles_per_decode", 0.0)))
-    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
-        raise ProfileError(f"{meta}: expected a table with a number tiles_per_decode: {error}") from error
+        told = yaml.safe_load(path.read_text(encoding="utf-8"))
+        stated = told.get("tiles_per_decode", 0.0) if isinstance(told, dict) else None
+    except FileNotFoundError:
+        return 0.0
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ProfileError(f"{path}: cannot be read: {cut(str(error))}") from None
+    if isinstance(stated, bool) or not isinstance(stated, int | float) or not 0 <= stated <= 1:
+        shown = "no table" if not isinstance(told, dict) else repr(stated)
+        raise ProfileError(f"{path}: expected a table with a number tiles_per_decode from 0 to 1, got {shown}")
+    return float(stated)
 
 
 def read_attention(folder: Path) -> NDArray[np.float64]:
-    """Read the rows of ``attention.csv``, shape ``[points, 5]``: chunk, its context, decodes, KV of each, time."""
+    """Read the rows of ``attention.csv``, shape ``[points, 5]``: chunk, its context, decodes, KV of each, time.
+
+    Raises:
+        ProfileError: If the file is missing or malformed, or holds no decodes or no prompt chunks.
+    """
     path = folder / "attention.csv"
-    rows = np.empty((0, len(_ATTENTION_COLUMNS)))
-    if next(_read(path, _ATTENTION_COLUMNS), None):
-        rows = load_rows(path, _ATTENTION_COLUMNS)
-    if not (rows[:, 0] > 0).any() and not (folder / PREFILLS).is_file():
+    rows = read_rows(path, _ATTENTION_COLUMNS)
+    if not (rows[:, 0] > 0).any() and not (folder / PREFILLS).exists():
         raise ProfileError(f"{path}: holds no prefill batch (a row with prefill_chunk > 0)")
+    if not ((rows[:, 0] == 0) & (rows[:, 2] > 0)).any():
+        raise ProfileError(f"{path}: holds no decode batch (a row with prefill_chunk 0 and n_decode > 0)")
     return rows
 
 
 def read_experts(path: Path) -> NDArray[np.float64]:
-    """Read the rows of ``moe.csv``, shape ``[points, 3]``: tokens, activated experts, time."""
-    if next(_read(path, _MOE_COLUMNS), None) is None:
-        raise ProfileError(f"{path}: holds no row")
-    return load_rows(path, _MOE_COLUMNS)
-
-
-def load_rows(path: Path, columns: Sequence[str]) -> NDArray[np.float64]:
-    """Read rows of numbers: all at once, which is quick, and again one by one if any of them is wrong.
+    """Read the rows of ``moe.csv``, shape ``[points, 3]``: tokens, activated experts, time.
 
     Raises:
         ProfileError: If the file is missing or malformed.
     """
-    try:
-        rows = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2, comments=None)
-        if rows.shape[1] == len(columns) and np.isfinite(rows).all() and rows.min() >= 0 and rows[:, -1].min() > 0:
-            return rows
-    except ValueError:
-        pass
-    return np.array([_numbers(path, line, cells, columns) for line, cells in _read(path, columns)])
+    return read_rows(path, _MOE_COLUMNS)
 
 
 def read_layers(path: Path, size_column: str) -> dict[str, LinearTable]:
@@ -186,44 +177,3 @@ def read_layers(path: Path, size_column: str) -> dict[str, LinearTable]:
         layer: LinearTable([size for size, _ in points], [time_us for _, time_us in points])
         for layer, points in read_points(path, size_column).items()
     }
-
-
-def read_points(path: Path, size_column: str) -> dict[str, list[tuple[float, float]]]:
-    """Read layer,<size>,time_us; return the (size, time) pairs of each layer, rising.
-
-    Raises:
-        ProfileError: If the file is missing or malformed.
-    """
-    columns = ("layer", size_column, "time_us")
-    points: dict[str, list[tuple[float, float]]] = {}
-    for line, cells in _read(path, columns):
-        size, time_us = _numbers(path, line, cells, columns)
-        points.setdefault(cells[0], []).append((size, time_us))
-    return {layer: sorted(measured) for layer, measured in points.items()}
-
-
-def _read(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    """Yield line number and cells of every row below the header."""
-    if not path.is_file():
-        raise ProfileError(f"{path}: file is missing; a bundle's tp folder holds dense, per_sequence, attention .csv")
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.reader(file)
-        header = next(reader, [])
-        if header != list(columns):
-            raise ProfileError(f"{path}:1: expected the columns {','.join(columns)}, got {','.join(header)!r}")
-        for cells in reader:
-            if cells:
-                yield reader.line_num, cells
-
-
-def _numbers(path: Path, line: int, cells: list[str], columns: Sequence[str]) -> list[float]:
-    """Return the numbers of a row, behind its layer if it has one; the last is a time."""
-    try:
-        numbers = [float(cell) for cell in cells[columns[0] == "layer" :]]
-    except ValueError:
-        numbers = []
-    sound = len(cells) == len(columns) and len(numbers) > 1 and min(numbers) >= 0
-    if not (sound and numbers[-1] > 0 and math.isfinite(sum(numbers))):
-        expected = ",".join(columns)
-        raise ProfileError(f"{path}:{line}: expected {expected} with a time greater than 0, got {','.join(cells)!r}")
-    return numbers

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from llmservingsim.errors import ProfileError, cut, nearest, one_of
 
 
-def csv_lines(path: Path, expected: str = "") -> Iterator[tuple[int, list[str]]]:
-    """Yield number and cells of every line, the header first; lines without a cell are left out.
+def csv_lines(path: Path, expected: str = "", *, ends_its_lines: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """Yield number and cells of every line, the header first; other lines without a cell are left out.
 
     Args:
         path: Of the file: UTF-8, with or without a byte order mark.
         expected: Said where the file is missing.
+        ends_its_lines: A program wrote it, so that a last line without an end was cut off, maybe within a number.
 
     Raises:
         ProfileError: If there is no such file, or it is no text.
@@ -35,33 +36,16 @@ def csv_lines(path: Path, expected: str = "") -> Iterator[tuple[int, list[str]]]
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise ProfileError(f"{path}:{line}: expected UTF-8 text, got the byte 0x{data[error.start]:02x}") from None
+    if ends_its_lines and "\n" in text and not text.endswith(("\n", "\r")):
+        line = text.count("\n") + 1
+        raise ProfileError(f"{path}:{line}: the last line does not end: the file was cut off; expected a whole one")
     reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
     try:
         for cells in reader:
-            if cells:
+            if cells or reader.line_num == 1:
                 yield reader.line_num, cells
     except csv.Error as error:
         raise ProfileError(f"{path}:{reader.line_num}: expected comma-separated values: {error}") from None
-
-
-def distinct(path: Path, points: Sequence[tuple[int, tuple[object, ...], float]]) -> None:
-    """Check that no shape has two times.
-
-    Args:
-        path: For the message.
-        points: Line, shape and time of each row.
-
-    Raises:
-        ProfileError: Naming both lines.
-    """
-    found: dict[tuple[object, ...], tuple[int, float]] = {}
-    for line, shape, time in points:
-        other, same = found.setdefault(shape, (line, time))
-        if same != time:
-            raise ProfileError(
-                f"{path}:{line}: {','.join(map(str, shape))} takes {time:g}, and {same:g} in line {other}; "
-                "expected one time of a shape"
-            )
 
 
 class NumberTable:

@@ -20,19 +20,21 @@ with ``attention.csv`` on even batches.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from llmservingsim.errors import ProfileError, one_of
+from llmservingsim.errors import ProfileError, cut, one_of
+from llmservingsim.latency.csv_rows import csv_lines
 from llmservingsim.latency.tables import DecodeTable
 from llmservingsim.shapes import BatchShape
 
 MODES = ("fitted", "off")
 _VISIBLE = 1.1  # a penalty that stands out of the measurement noise (a few percent, three repetitions)
+_LARGEST = 1e12  # more than any size, and than any time in us
 _COLUMNS = ("regime", "n", "nb", "kv_big", "kv_mean", "t_mean_us", "t_skew_us")
 
 
@@ -110,32 +112,32 @@ def _penalty(rows: list[_Row], count: int) -> float:
 
 def _pure_rows(path: Path) -> list[_Row]:
     """Read the decode-only rows."""
-    if not path.is_file():
+    if not path.exists():
         return []
-    with path.open(newline="") as file:
-        header = file.readline().strip().split(",")
-        missing = [c for c in _COLUMNS if c not in header]
-        if missing:
-            known = ",".join(_COLUMNS)
-            raise ProfileError(f"{path}:1: column {missing[0]!r} is missing; expected {known} among others")
-        regime, *columns = (header.index(c) for c in _COLUMNS)
-        rows = []
-        for line_num, line in enumerate(file, start=2):
-            cells = line.strip().split(",")
-            if not any(cells) or (len(cells) == len(header) and cells[regime] != "pure"):
-                continue
-            try:
-                rows.append(_row([float(cells[i]) for i in columns]))
-            except (ValueError, IndexError):
-                raise ProfileError(
-                    f"{path}:{line_num}: expected {len(header)} columns with numbers greater than 0 in "
-                    f"{', '.join(_COLUMNS[1:])}, got {line.strip()!r}"
-                ) from None
-        return rows
+    lines = csv_lines(path, ends_its_lines=True)
+    _, header = next(lines, (1, []))
+    missing = [c for c in _COLUMNS if c not in header]
+    if missing:
+        known = ",".join(_COLUMNS)
+        raise ProfileError(f"{path}:1: column {missing[0]!r} is missing; expected {known} among others")
+    regime, *columns = (header.index(c) for c in _COLUMNS)
+    rows = []
+    for line, cells in lines:
+        if len(cells) == len(header) and cells[regime] == "mixed":
+            continue
+        try:
+            rows.append(_row(cells, regime, columns))
+        except (ValueError, IndexError):
+            raise ProfileError(
+                f"{path}:{line}: expected {len(header)} columns, pure or mixed in regime, and numbers greater than 0 "
+                f"in {', '.join(_COLUMNS[1:])}, got {cut(','.join(cells))!r}"
+            ) from None
+    return rows
 
 
-def _row(numbers: list[float]) -> _Row:
-    if not all(0 < number < math.inf for number in numbers):
+def _row(cells: Sequence[str], regime: int, columns: Sequence[int]) -> _Row:
+    numbers = [float(cells[i]) for i in columns]
+    if cells[regime] != "pure" or not all(0 < number < _LARGEST for number in numbers):
         raise ValueError
     n, nb, *times = numbers
     return _Row(int(n), int(nb), *times)

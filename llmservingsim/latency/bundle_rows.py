@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from llmservingsim.csv_rows import csv_lines
 from llmservingsim.errors import ProfileError, cut
-from llmservingsim.latency.csv_rows import csv_lines
 
 _LARGEST = 1e12
 """More than any size, and than any time in us."""

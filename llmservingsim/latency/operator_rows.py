@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llmservingsim.config import OperatorTableSpec
+from llmservingsim.csv_rows import csv_lines
 from llmservingsim.errors import ProfileError, nearest, one_of
-from llmservingsim.latency.csv_rows import csv_lines
 
 _KEYS = ("operator", "tokens", "sequences", "kv", "context", "time")
 _OPTIONAL = frozenset({"sequences", "kv"})

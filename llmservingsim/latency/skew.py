@@ -27,8 +27,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from llmservingsim.csv_rows import csv_lines
 from llmservingsim.errors import ProfileError, cut, one_of
-from llmservingsim.latency.csv_rows import csv_lines
 from llmservingsim.latency.tables import DecodeTable
 from llmservingsim.shapes import BatchShape
 
@@ -78,7 +78,7 @@ class SkewModel:
             return cls("off: not measured")
         scale = float(np.median([decode.at(r.n, r.kv_mean) / r.t_mean for r in rows]))
         fits = {n: _fit_pace([r for r in rows if r.n == n and r.nb == 1], scale) for n in sorted({r.n for r in rows})}
-        paces = {n: per_token for n, (_, per_token) in fits.items() if _penalty(rows, n) > _VISIBLE}
+        paces = {n: per_token for n, (_, per_token) in fits.items() if per_token > 0 and _penalty(rows, n) > _VISIBLE}
         if not paces:
             return cls("off: no measured batch is slowed by its longest context")
         count = next(n for n, pace in paces.items() if pace >= max(paces.values()) / 2)
@@ -126,8 +126,10 @@ def _pure_rows(path: Path) -> list[_Row]:
         if len(cells) == len(header) and cells[regime] == "mixed":
             continue
         try:
-            rows.append(_row(cells, regime, columns))
-        except (ValueError, IndexError):
+            if len(cells) != len(header) or cells[regime] != "pure":
+                raise ValueError
+            rows.append(_row([float(cells[i]) for i in columns]))
+        except ValueError:
             raise ProfileError(
                 f"{path}:{line}: expected {len(header)} columns, pure or mixed in regime, and numbers greater than 0 "
                 f"in {', '.join(_COLUMNS[1:])}, got {cut(','.join(cells))!r}"
@@ -135,9 +137,8 @@ def _pure_rows(path: Path) -> list[_Row]:
     return rows
 
 
-def _row(cells: Sequence[str], regime: int, columns: Sequence[int]) -> _Row:
-    numbers = [float(cells[i]) for i in columns]
-    if cells[regime] != "pure" or not all(0 < number < _LARGEST for number in numbers):
+def _row(numbers: Sequence[float]) -> _Row:
+    if not all(0 < number < _LARGEST for number in numbers):
         raise ValueError
     n, nb, *times = numbers
     return _Row(int(n), int(nb), *times)

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from llmservingsim.csv_rows import csv_lines
 from llmservingsim.errors import ProfileError, cut
-from llmservingsim.latency.csv_rows import csv_lines
 from llmservingsim.units import NS_PER_MS
 
 _LAYERS = ("layer_name", "input", "kv_cache", "tp_size", "latency(ns)")
@@ -126,9 +126,10 @@ def _numbers(path: Path, line: int, cells: Sequence[str], names: Sequence[str]) 
         numbers = [float(cell) for cell in cells]
     except ValueError:
         numbers = [-1.0]
-    if not (all(0 <= number < _LARGEST for number in numbers) and numbers[0] > 0 and numbers[-1] > 0):
+    are_sizes = numbers[0] > 0 and all(0 <= number < _LARGEST and number % 1 == 0 for number in numbers[:-1])
+    if not (are_sizes and 0 < numbers[-1] < _LARGEST):
         raise ProfileError(
-            f"{path}:{line}: expected numbers in {','.join(names)} with a count and a time above 0, "
-            f"got {','.join(cells)!r}"
+            f"{path}:{line}: expected numbers in {','.join(names)}, whole sizes with a count and a time "
+            f"above 0, got {cut(','.join(cells))!r}"
         )
     return numbers

@@ -32,8 +32,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmservingsim.config.catalog import ModelSpec
+from llmservingsim.csv_rows import NumberTable
 from llmservingsim.errors import ProfileError
-from llmservingsim.latency.csv_rows import NumberTable
 from llmservingsim.latency.freeze import MeasuredOperators, Points
 from llmservingsim.model import ParallelLayout
 from llmservingsim.units import NS_PER_MS, NS_PER_US

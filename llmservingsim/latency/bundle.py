@@ -28,6 +28,8 @@ from llmservingsim.units import NS_PER_US
 _ATTENTION_COLUMNS = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us")
 PREFILLS = "prefills.csv"
 PREFILL_COLUMNS = ("prefills", "prefill_chunk", "kv_prefill", "time_us")
+KEY_BLOCK = 128
+"""Keys that FlashAttention 2 walks through at once, at head size 128 (``kBlockN`` of its split-KV kernel)."""
 _MOE_COLUMNS = ("tokens", "activated_experts", "time_us")
 
 
@@ -53,7 +55,8 @@ class BundleSource:
         self._per_sequence = read_layers(folder / "per_sequence.csv", "sequences")
         rows = read_attention(folder)
         prefill = rows[:, 0] > 0
-        self._decode = DecodeTable.of_points(rows[~prefill & (rows[:, 2] > 0), 2:].tolist())
+        together = not (folder / PREFILLS).exists()
+        self._decode = decode_table(rows, step=KEY_BLOCK if together else 0)
         self._apart = _read_apart(folder, self._decode)
         self._varlen = VarlenAttention(rows[prefill]) if self._apart is None else None
         self._skew = SkewModel.load(folder / "skew.csv", self._decode, mode=skew)
@@ -120,6 +123,11 @@ class BundleSource:
         decode = max(self._decode.at(count, mean_kv), self._skew.bound_us(shape))
         assert self._varlen is not None
         return max(decode, self._varlen.of_verification(shape)) if shape.draft_pairs else decode
+
+
+def decode_table(rows: NDArray[np.float64], *, step: float) -> DecodeTable:
+    """Make a table of the decode batches among the rows of ``attention.csv``."""
+    return DecodeTable.of_points(rows[(rows[:, 0] == 0) & (rows[:, 2] > 0), 2:].tolist(), step)
 
 
 def _read_apart(folder: Path, decode: DecodeTable) -> KernelAttention | None:

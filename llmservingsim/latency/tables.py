@@ -55,27 +55,70 @@ class LinearTable:
         return times[low] + share * (times[high] - times[low])
 
 
+class SteppedTable:
+    """Time over one size that steps up at a known one: a line on either side, and no line across.
+
+    From the step to the first point above it the line through the first two points above goes back, but not below
+    what was measured under the step.
+
+    Args:
+        sizes: Rising sizes, at least one.
+        times: Times at these sizes, in any unit.
+        step: The first size above the step.
+    """
+
+    def __init__(self, sizes: Sequence[float], times: Sequence[float], step: float) -> None:
+        split = bisect_left(sizes, step)
+        self._step = step if 0 < split < len(sizes) else sizes[0]
+        self._below = LinearTable(sizes[:split] or sizes, times[:split] or times, 0.0 if split == 1 else None)
+        self._above = LinearTable(sizes[split:] or sizes, times[split:] or times)
+        self._first, self._floor = self._above.sizes[0], times[max(0, split - 1)]
+        self._rise = (
+            (times[split + 1] - times[split]) / (sizes[split + 1] - sizes[split]) if split + 1 < len(sizes) else 0
+        )
+
+    def covers(self, size: float) -> bool:
+        """Whether ``size`` lies within the measured range."""
+        return self._below.sizes[0] <= size <= self._above.last
+
+    def at(self, size: float) -> float:
+        """Return the time at ``size``."""
+        if size >= self._first:
+            return self._above.at(size)
+        if size >= self._step:
+            return max(self._floor, self._above.at(self._first) - self._rise * (self._first - size))
+        return self._below.at(size)
+
+
 class DecodeTable:
     """Decode attention over (sequences, mean KV length): linear in each, so linear in n * kv between the points.
 
     Args:
         rows: For each measured number of sequences, (KV lengths, times).
         slopes: Time per KV length beyond the last one, for those numbers whose own is not to be used.
+        step: The KV length at which the kernel walks through a second block of keys, 0 where it is not known.
     """
 
     def __init__(
-        self, rows: Mapping[int, tuple[Sequence[float], Sequence[float]]], slopes: Mapping[int, float] | None = None
+        self,
+        rows: Mapping[int, tuple[Sequence[float], Sequence[float]]],
+        slopes: Mapping[int, float] | None = None,
+        step: float = 0.0,
     ) -> None:
         self._counts = sorted(rows)
-        self._tables = [LinearTable(*rows[count], (slopes or {}).get(count)) for count in self._counts]
+        self._tables: list[LinearTable | SteppedTable] = [
+            SteppedTable(*rows[count], step) if step else LinearTable(*rows[count], (slopes or {}).get(count))
+            for count in self._counts
+        ]
 
     @classmethod
-    def of_points(cls, points: Iterable[tuple[float, float, float]]) -> DecodeTable:
+    def of_points(cls, points: Iterable[tuple[float, float, float]], step: float = 0.0) -> DecodeTable:
         """Build a table from (sequences, KV length, time), in any order; at least one."""
         rows: dict[int, list[tuple[float, float]]] = {}
         for count, kv, time in sorted(points):
             rows.setdefault(int(count), []).append((kv, time))
-        return cls({count: ([kv for kv, _ in row], [time for _, time in row]) for count, row in rows.items()})
+        lines = {count: ([kv for kv, _ in row], [time for _, time in row]) for count, row in rows.items()}
+        return cls(lines, step=step)
 
     def covers(self, count: float, kv: float) -> bool:
         """Whether the point lies within the measured grid."""

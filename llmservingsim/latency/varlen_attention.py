@@ -36,7 +36,7 @@ class VarlenAttention:
         features = _grid_features(rows)
         self._weights: list[float] = non_negative_fit(features / rows[:, 4:5]).tolist()
         ratio = np.log(rows[:, 4] / (features @ np.array(self._weights)))
-        self._log_ratio = LogGrid(rows[:, :4], ratio, order=(3, 1, 0, 2))
+        self._log_ratio = LogGrid(rows[:, :4], ratio, order=(1, 3, 0, 2))
         self._measured_second_tile = any(TILE_ROWS < chunk < 2 * TILE_ROWS for chunk in self._log_ratio.axes[0])
 
     def covers(self, shape: BatchShape) -> bool:

@@ -54,13 +54,14 @@ class NumberTable:
     Args:
         path: Of the file.
         needed: Columns that it must have.
+        ends_its_lines: As `csv_lines`.
 
     Raises:
         ProfileError: If the file cannot be read, lacks a column or has no row, or a line is too short or too long.
     """
 
-    def __init__(self, path: Path, needed: Sequence[str]) -> None:
-        rows = csv_lines(path)
+    def __init__(self, path: Path, needed: Sequence[str], *, ends_its_lines: bool = False) -> None:
+        rows = csv_lines(path, ends_its_lines=ends_its_lines)
         header = [cell.strip() for cell in next(rows, (1, []))[1]]
         for name in needed:
             if name not in header:

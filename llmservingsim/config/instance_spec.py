@@ -39,14 +39,15 @@ class LatencySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             ``package.module:Class``, built with (model, layout, accelerator).
         variant: Folder of the bundle, by default the dtype (``bf16``).
         database: Of ``aiconfigurator``.
-        skew: Whether uneven decode batches are bounded by a model fitted to the bundle's ``skew.csv``.
+        skew: ``fitted`` bounds uneven decode batches by a model fitted to the bundle's ``skew.csv``; ``measured`` takes
+            them, and mixed ones, as the rows of that file have them, whose long contexts stand last; ``off`` neither.
         table: Operator times of your own, for one model.
     """
 
     source: str = "auto"
     variant: str | None = None
     database: DatabaseSpec = DatabaseSpec()
-    skew: Literal["fitted", "off"] = "fitted"
+    skew: Literal["fitted", "measured", "off"] = "fitted"
     table: OperatorTableSpec | None = None
 
     def __post_init__(self) -> None:

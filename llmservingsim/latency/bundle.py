@@ -18,9 +18,10 @@ from llmservingsim.errors import ProfileError, cut, nearest, one_of
 from llmservingsim.latency.bundle_rows import read_points, read_rows
 from llmservingsim.latency.expert_table import ExpertTable
 from llmservingsim.latency.kernel_attention import KernelAttention
-from llmservingsim.latency.skew import SkewModel
+from llmservingsim.latency.skew import MEASURED, SkewModel
 from llmservingsim.latency.source import PER_SEQUENCE, ExpertWork
 from llmservingsim.latency.tables import DecodeTable, LinearTable
+from llmservingsim.latency.uneven import load_uneven
 from llmservingsim.latency.varlen_attention import VarlenAttention
 from llmservingsim.shapes import BatchShape
 from llmservingsim.units import NS_PER_US
@@ -39,7 +40,8 @@ class BundleSource:
     Args:
         folder: The ``tp<N>`` folder.
         skew: ``"fitted"`` bounds decode batches with uneven contexts by a model fitted to ``skew.csv``, ``"off"``
-            times every decode batch by its mean context.
+            times every decode batch by its mean context, ``"measured"`` takes uneven batches as the rows of
+            ``skew.csv`` have them, whose long contexts stand last.
         experts_per_token: Of a mixture of experts; 0 for a dense model, which has no ``moe.csv``.
         expert_slices: Ranks over which one expert's width is cut.
 
@@ -60,6 +62,7 @@ class BundleSource:
         self._apart = _read_apart(folder, self._decode)
         self._varlen = VarlenAttention(rows[prefill]) if self._apart is None else None
         self._skew = SkewModel.load(folder / "skew.csv", self._decode, mode=skew)
+        self._uneven = load_uneven(folder / "skew.csv", self.even_attention_us) if skew == MEASURED else None
         self._extrapolated: Counter[str] = Counter()
         self._moe = ExpertTable(self._moe_rows(), experts_per_token, expert_slices) if experts_per_token else None
 
@@ -110,19 +113,28 @@ class BundleSource:
         }
 
     def _attention_us(self, shape: BatchShape) -> float:
+        if not self._covers(shape):
+            self._extrapolated["attention"] += 1
+        if self._uneven is not None and not shape.draft_pairs:
+            return self._uneven.at(shape)
+        time_us = self.even_attention_us(shape)
+        if self._varlen is None or shape.prefills:
+            return time_us
+        time_us = max(time_us, self._skew.bound_us(shape))
+        return max(time_us, self._varlen.of_verification(shape)) if shape.draft_pairs else time_us
+
+    def even_attention_us(self, shape: BatchShape) -> float:
+        """Return the time of a batch as if ``skew.csv`` said nothing, in us."""
         if (of_any := self._apart or (self._varlen if shape.prefills else None)) is not None:
-            if not of_any.covers(shape):
-                self._extrapolated["attention"] += 1
             return of_any.at(shape)
         count = shape.num_decodes
-        if not count:
-            return 0.0
-        mean_kv = shape.decode_kv_tokens / count
-        if not self._decode.covers(count, mean_kv):
-            self._extrapolated["attention"] += 1
-        decode = max(self._decode.at(count, mean_kv), self._skew.bound_us(shape))
-        assert self._varlen is not None
-        return max(decode, self._varlen.of_verification(shape)) if shape.draft_pairs else decode
+        return self._decode.at(count, shape.decode_kv_tokens / count) if count else 0.0
+
+    def _covers(self, shape: BatchShape) -> bool:
+        if (of_any := self._apart or (self._varlen if shape.prefills else None)) is not None:
+            return of_any.covers(shape)
+        count = shape.num_decodes
+        return not count or self._decode.covers(count, shape.decode_kv_tokens / count)
 
 
 def decode_table(rows: NDArray[np.float64], *, step: float) -> DecodeTable:

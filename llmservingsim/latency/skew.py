@@ -33,6 +33,8 @@ from llmservingsim.latency.tables import DecodeTable
 from llmservingsim.shapes import BatchShape
 
 MODES = ("fitted", "off")
+MEASURED = "measured"
+"""Takes uneven batches as ``skew.csv`` has them: `llmservingsim.latency.uneven`."""
 _VISIBLE = 1.1  # a penalty that stands out of the measurement noise (a few percent, three repetitions)
 _LARGEST = 1e12  # more than any size, and than any time in us
 _COLUMNS = ("regime", "n", "nb", "kv_big", "kv_mean", "t_mean_us", "t_skew_us")
@@ -69,8 +71,10 @@ class SkewModel:
         Raises:
             ProfileError: If the mode is unknown or the file malformed.
         """
-        if mode not in MODES:
-            raise ProfileError(f"latency.skew: {mode!r} is unknown; expected one of {one_of(MODES)}")
+        if mode not in (*MODES, MEASURED):
+            raise ProfileError(f"latency.skew: {mode!r} is unknown; expected one of {one_of((*MODES, MEASURED))}")
+        if mode == MEASURED:
+            return cls("uneven batches as measured, long contexts last")
         if mode == "off":
             return cls("off")
         rows = _pure_rows(path)

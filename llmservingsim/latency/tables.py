@@ -73,9 +73,9 @@ class SteppedTable:
         self._below = LinearTable(sizes[:split] or sizes, times[:split] or times, 0.0 if split == 1 else None)
         self._above = LinearTable(sizes[split:] or sizes, times[split:] or times)
         self._first, self._floor = self._above.sizes[0], times[max(0, split - 1)]
-        self._rise = (
-            (times[split + 1] - times[split]) / (sizes[split + 1] - sizes[split]) if split + 1 < len(sizes) else 0
-        )
+        self._rise = 0.0
+        if split + 1 < len(sizes):
+            self._rise = (times[split + 1] - times[split]) / (sizes[split + 1] - sizes[split])
 
     def covers(self, size: float) -> bool:
         """Whether ``size`` lies within the measured range."""

@@ -74,7 +74,7 @@ def test_batches_that_are_not_slowed_give_no_bound(tp_folder):
 
 
 def test_an_unknown_mode_lists_the_known_ones(uneven):
-    with pytest.raises(ProfileError, match=r"latency\.skew: 'fited' is unknown.*expected one of fitted, off"):
+    with pytest.raises(ProfileError, match=r"latency\.skew: 'fited' is unknown.*expected one of fitted, measured, off"):
         BundleSource(uneven, skew="fited")
 
 

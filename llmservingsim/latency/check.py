@@ -27,7 +27,7 @@ from llmservingsim.latency.bundle_rows import read_points, read_rows
 from llmservingsim.latency.kernel_attention import KernelAttention
 from llmservingsim.latency.tables import DecodeTable
 from llmservingsim.latency.tiles import LogGrid
-from llmservingsim.latency.varlen_attention import VarlenAttention
+from llmservingsim.latency.varlen_attention import GAP_ORDER, VarlenAttention
 from llmservingsim.model import Operator, ParallelLayout, Work, model_operators
 from llmservingsim.shapes import BatchShape, Chunk
 from llmservingsim.units import NS_PER_US
@@ -162,7 +162,7 @@ def _mixed(rows: Floats) -> Finding:
         return lambda row: model.at(_shape(*row[:4]))
 
     def plain(kept: Floats) -> Callable[[Floats], float]:
-        grid = LogGrid(kept[:, :4], kept[:, 4], order=(3, 1, 0, 2), is_logarithmic=False)
+        grid = LogGrid(kept[:, :4], kept[:, 4], order=GAP_ORDER, is_logarithmic=False)
         return lambda row: grid.at(row[:4].tolist())
 
     chunks, contexts, decodes, kv = (f"{axis.min():.0f} to {axis.max():.0f}" for axis in rows[:, :4].T)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -16,12 +17,15 @@ class LinearTable:
         sizes: Rising sizes, at least one.
         times: Times at these sizes, in any unit.
         slope: Time per size beyond the last point, None for that of the table itself.
+
+    Attributes:
+        slope: The same, at least 0.
     """
 
     def __init__(self, sizes: Sequence[float], times: Sequence[float], slope: float | None = None) -> None:
         self._sizes = list(sizes)
         self._times = list(times)
-        self._slope = max(0.0, self._own_slope() if slope is None else slope)
+        self.slope = max(0.0, self._own_slope() if slope is None else slope)
 
     @property
     def sizes(self) -> Sequence[float]:
@@ -46,7 +50,7 @@ class LinearTable:
         """Return the time at ``size``."""
         sizes, times = self._sizes, self._times
         if size >= sizes[-1]:
-            return times[-1] + self._slope * (size - sizes[-1])
+            return times[-1] + self.slope * (size - sizes[-1])
         if size <= sizes[0]:
             return times[0]
         high = bisect_right(sizes, size)
@@ -55,8 +59,8 @@ class LinearTable:
         return times[low] + share * (times[high] - times[low])
 
 
-class SteppedTable:
-    """Time over one size that steps up at a known one: a line on either side, and no line across.
+def stepped_table(sizes: Sequence[float], times: Sequence[float], step: float) -> LinearTable:
+    """Make a table of a time that steps up: a line on either side of the step, and none across it.
 
     From the step to the first point above it the line through the first two points above goes back, but not below
     what was measured under the step.
@@ -66,28 +70,17 @@ class SteppedTable:
         times: Times at these sizes, in any unit.
         step: The first size above the step.
     """
-
-    def __init__(self, sizes: Sequence[float], times: Sequence[float], step: float) -> None:
-        split = bisect_left(sizes, step)
-        self._step = step if 0 < split < len(sizes) else sizes[0]
-        self._below = LinearTable(sizes[:split] or sizes, times[:split] or times, 0.0 if split == 1 else None)
-        self._above = LinearTable(sizes[split:] or sizes, times[split:] or times)
-        self._first, self._floor = self._above.sizes[0], times[max(0, split - 1)]
-        self._rise = 0.0
-        if split + 1 < len(sizes):
-            self._rise = (times[split + 1] - times[split]) / (sizes[split + 1] - sizes[split])
-
-    def covers(self, size: float) -> bool:
-        """Whether ``size`` lies within the measured range."""
-        return self._below.sizes[0] <= size <= self._above.last
-
-    def at(self, size: float) -> float:
-        """Return the time at ``size``."""
-        if size >= self._first:
-            return self._above.at(size)
-        if size >= self._step:
-            return max(self._floor, self._above.at(self._first) - self._rise * (self._first - size))
-        return self._below.at(size)
+    table = LinearTable(sizes, times)
+    split = bisect_left(sizes, step)
+    if not 0 < split < len(sizes):
+        return table
+    below = LinearTable(sizes[:split], times[:split], 0.0 if split == 1 else None)
+    ends, at_ends = [math.nextafter(step, 0)], [below.at(step)]
+    if sizes[split] > step:
+        first, second = (*sizes[split : split + 2], math.inf)[:2]
+        rise = (times[min(split + 1, len(times) - 1)] - times[split]) / (second - first)
+        ends, at_ends = [*ends, step], [*at_ends, max(times[split - 1], times[split] - rise * (first - step))]
+    return LinearTable([*sizes[:split], *ends, *sizes[split:]], [*times[:split], *at_ends, *times[split:]], table.slope)
 
 
 class DecodeTable:
@@ -106,8 +99,8 @@ class DecodeTable:
         step: float = 0.0,
     ) -> None:
         self._counts = sorted(rows)
-        self._tables: list[LinearTable | SteppedTable] = [
-            SteppedTable(*rows[count], step) if step else LinearTable(*rows[count], (slopes or {}).get(count))
+        self._tables = [
+            stepped_table(*rows[count], step) if step else LinearTable(*rows[count], (slopes or {}).get(count))
             for count in self._counts
         ]
 

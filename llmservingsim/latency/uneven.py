@@ -31,7 +31,8 @@ Floats = NDArray[np.float64]
 Even = Callable[[BatchShape], float]
 
 _COLUMNS = ("pc", "kp", "n", "nb", "kvs", "kv_big", "t_mean_us", "t_skew_us")
-_LONGEST = _COLUMNS.index("kv_big")
+LONGEST = _COLUMNS.index("kv_big")
+"""Column of the rows that holds the longest context."""
 
 
 def read_uneven(path: Path) -> Floats:
@@ -72,7 +73,7 @@ class UnevenBatches:
         ratios = self._kinds[bool(shape.prefills)]
         if not shape.num_decodes or ratios is None:
             return self._even(shape)
-        return ratios.at(shape, self._even(_made_even(shape)))
+        return ratios.at(shape, self._even(made_even(shape)))
 
 
 class _Ratios:
@@ -80,7 +81,7 @@ class _Ratios:
 
     def __init__(self, rows: Floats, even: Even) -> None:
         shapes = [uneven_shape(row) for row in rows]
-        base = np.array([even(_made_even(shape)) for shape in shapes])
+        base = np.array([even(made_even(shape)) for shape in shapes])
         times = rows[:, -1] * np.median(base / rows[:, -2])  # the rows may be sums over repetitions
         excess = np.array([_excess(shape) for shape in shapes])
         scaled = excess / times
@@ -97,7 +98,8 @@ class _Ratios:
         return (even_us + self._pace * _excess(shape)) * math.exp(self._log_ratio.at(_place(shape)))
 
 
-def _made_even(shape: BatchShape) -> BatchShape:
+def made_even(shape: BatchShape) -> BatchShape:
+    """Return the batch with all decodes at their mean context."""
     return shape._replace(max_decode_kv_tokens=-(-shape.decode_kv_tokens // shape.num_decodes))
 
 

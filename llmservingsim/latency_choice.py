@@ -147,12 +147,8 @@ class LatencyChoice:
         spec = self.spec.table
         if spec is None or model != self.model:
             raise ConfigError("latency_source: a table times the model alone; expected 'roofline' or 'bundle' here")
-        if spec.tensor_parallel_size != layout.tp:
-            raise ConfigError(
-                f"latency.table.tensor_parallel_size: the table was made for {spec.tensor_parallel_size}, and the "
-                f"instance has {layout.tp}; expected a table of its own for each size"
-            )
-        return OperatorTableSource(self.libraries.base / spec.path, spec, model, self._roofline(model, layout))
+        path, spec = self.libraries.base / spec.path, spec.for_ranks(layout.tp)
+        return OperatorTableSource(path, spec, model, self._roofline(model, layout))
 
     def _database(self, model: ModelSpec, layout: ParallelLayout) -> DatabaseSource:
         stated = self.spec.database

@@ -40,9 +40,8 @@ def main() -> None:
             for tp in degrees:
                 folder = SHIPPED / accelerator.name / bundle_name(found, tp)
                 try:
-                    write_bundle(
-                        MeasuredKernels(database, found, ParallelLayout(tp), whole_experts=True), accelerator, folder
-                    )
+                    kernels = MeasuredKernels(database, found, ParallelLayout(tp), whole_experts=True)
+                    write_bundle(kernels.operators(), accelerator, folder)
                     print(folder.relative_to(SHIPPED))
                 except ProfileError as error:
                     print(f"left out: {error}")

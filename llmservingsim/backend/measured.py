@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +9,8 @@ from pathlib import Path
 from typing import cast, get_args
 
 from llmservingsim.backend.config import CollectiveName, MeasuredCollective
-from llmservingsim.errors import ProfileError, nearest, one_of
+from llmservingsim.csv_rows import csv_lines
+from llmservingsim.errors import ProfileError, cut, nearest, one_of
 from llmservingsim.units import NS_PER_US, TIME_MAX_NS
 
 CSV_COLUMNS = ("collective", "ranks", "size_bytes", "time_us")
@@ -26,6 +26,9 @@ _RANK = re.compile(r"#\s+Rank\s+(\d+)\s")
 _COLUMNS = re.compile(r"#\s+size\s+count\s+type\b.*\btime\b")
 _VALUES_PER_MODE = 4
 """time, algbw, busbw and #wrong, first out of place, then in place."""
+
+_DIGITS = 18
+"""More than any size in bytes has."""
 
 _Samples = dict[tuple[CollectiveName, int], dict[int, list[float]]]
 
@@ -56,14 +59,21 @@ def read_csv(path: Path) -> list[MeasuredCollective]:
         ProfileError: Naming file and line.
     """
     samples: _Samples = {}
-    reader = csv.DictReader(_lines(path))
-    if tuple(reader.fieldnames or ()) != CSV_COLUMNS:
-        raise ProfileError(f"{path}: line 1: expected the header {','.join(CSV_COLUMNS)}, got {reader.fieldnames}")
-    for row in reader:
-        where = f"{path}: line {reader.line_num}"
-        name = _collective(str(row["collective"]), where)
-        size, ranks = _integer(row["size_bytes"], where, "size_bytes"), _integer(row["ranks"], where, "ranks")
-        samples.setdefault((name, ranks), {}).setdefault(size, []).append(_time_us(row["time_us"], where))
+    lines = csv_lines(path)
+    _, header = next(lines, (1, []))
+    if tuple(header) != CSV_COLUMNS:
+        raise ProfileError(
+            f"{path}: line 1: expected the header {','.join(CSV_COLUMNS)}, got {cut(','.join(header))!r}"
+        )
+    for line, cells in lines:
+        where = f"{path}: line {line}"
+        if len(cells) != len(CSV_COLUMNS):
+            raise ProfileError(f"{where}: expected {','.join(CSV_COLUMNS)}, one cell for each")
+        name = _collective(cells[0], where)
+        ranks, size = _integer(cells[1], where, "ranks"), _integer(cells[2], where, "size_bytes")
+        samples.setdefault((name, ranks), {}).setdefault(size, []).append(_time_us(cells[3], where))
+    if not samples:
+        raise ProfileError(f"{path}: holds no row below its header")
     return [_measured(path, key, times) for key, times in samples.items()]
 
 
@@ -135,19 +145,19 @@ def _collective(text: str, where: str) -> CollectiveName:
     return cast("CollectiveName", text)
 
 
-def _integer(text: str | None, where: str, column: str) -> int:
-    if text is None or not text.strip().isdecimal() or not int(text):
-        raise ProfileError(f"{where}: {column}: expected a positive integer, got {text!r}")
+def _integer(text: str, where: str, column: str) -> int:
+    if not text.strip().isdecimal() or len(text) > _DIGITS or not int(text):
+        raise ProfileError(f"{where}: {column}: expected a positive integer, got {cut(text)!r}")
     return int(text)
 
 
-def _time_us(text: str | None, where: str) -> float:
+def _time_us(text: str, where: str) -> float:
     try:
-        value = float(text or "")
+        value = float(text)
     except ValueError:
         value = math.nan
     if not 0 <= value < TIME_MAX_NS / NS_PER_US:
-        raise ProfileError(f"{where}: time: expected microseconds, got {text!r}")
+        raise ProfileError(f"{where}: time: expected microseconds, got {cut(text)!r}")
     return value
 
 

@@ -15,8 +15,8 @@ from llmservingsim.config.catalog import find_accelerator
 from llmservingsim.errors import ConfigError, one_of
 from llmservingsim.latency import SHIPPED
 from llmservingsim.latency.calibration import Errors, Fit
-from llmservingsim.latency.left_out import LeftOut, leave_out
 from llmservingsim.latency.measured import Measured, find_bundles
+from llmservingsim.latency.models_left_out import LeftOut, leave_out
 
 _PIPE_COLUMNS = 160
 

@@ -41,14 +41,15 @@ class LatencySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         variant: Folder of the bundle, by default the format of the weights (``bf16``, ``fp8``), with ``-kv_`` and that
             of cached keys and values if it is another (``bf16-kv_fp8``).
         database: Of ``aiconfigurator``.
-        skew: Whether uneven decode batches are bounded by a model fitted to the bundle's ``skew.csv``.
+        skew: ``fitted`` bounds uneven decode batches by a model fitted to the bundle's ``skew.csv``; ``measured`` takes
+            them, and mixed ones, as the rows of that file have them, whose long contexts stand last; ``off`` neither.
         table: Operator times of your own, for one model.
     """
 
     source: str = "auto"
     variant: str | None = None
     database: DatabaseSpec = DatabaseSpec()
-    skew: Literal["fitted", "off"] = "fitted"
+    skew: Literal["fitted", "measured", "off"] = "fitted"
     table: OperatorTableSpec | None = None
 
     def __post_init__(self) -> None:

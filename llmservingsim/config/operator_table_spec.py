@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from llmservingsim.config.quantities import Count, QuantityError, check_quantities
+from llmservingsim.errors import ConfigError
 from llmservingsim.units import parse_frequency
 
 
@@ -19,6 +20,8 @@ class ColumnNames(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         sequences: Sequences of the batch; a table without attention may lack it, where ``lm_head`` and ``sampler`` then
             count in ``tokens``. An empty cell means 1.
         kv: KV length of each sequence, its new tokens included; a table without attention may lack it.
+        context: What each sequence had cached before its new tokens; a table that has it needs no ``kv``.
+        tensor_parallel_size: Ranks that the row was made for; a table that has it serves several sizes.
         time: Time or cycles.
     """
 
@@ -26,6 +29,8 @@ class ColumnNames(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     tokens: str = "tokens"
     sequences: str = "sequences"
     kv: str = "kv"
+    context: str | None = None
+    tensor_parallel_size: str | None = None
     time: str = "time"
 
 
@@ -34,6 +39,7 @@ class OperatorTableSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
     Attributes:
         path: Of the file, relative to the run file.
+        where: Column -> what a row must say there to be read, numbers compared as numbers.
         columns: What its columns are called.
         unit: Of the column ``time``.
         clock: Of the device, as ``"940MHz"``; cycles need it.
@@ -41,17 +47,19 @@ class OperatorTableSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
             or all of them in the ``model``.
         operators: For an operator of ours the names of the rows that make it up, whose times add up; none if a
             neighbour's rows hold it. An operator that does not stand here is looked up under its own name.
-        tensor_parallel_size: Ranks that the table was made for; another size is refused.
+        tensor_parallel_size: Ranks that the table was made for; another size is refused. Of no use where a column
+            says it.
         missing: What the table does not time comes from the ``roofline``, or is an ``error``.
     """
 
     path: str
     columns: ColumnNames = ColumnNames()
+    where: dict[str, str | int | float | bool] = {}
     unit: Literal["ns", "us", "ms", "s", "cycles"] = "us"
     clock: str | None = None
     per: Literal["call", "layer", "model"] = "call"
     operators: dict[str, tuple[str, ...]] = {}
-    tensor_parallel_size: Count = 1
+    tensor_parallel_size: Count | None = None
     missing: Literal["roofline", "error"] = "roofline"
 
     def __post_init__(self) -> None:
@@ -60,6 +68,24 @@ class OperatorTableSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
             raise QuantityError("clock: expected the device's frequency, such as '940MHz', because unit is cycles")
         if self.unit != "cycles" and self.clock is not None:
             raise QuantityError(f"clock: is of no use with unit {self.unit}; expected unit cycles, or no clock")
+        if self.tensor_parallel_size is not None and self.columns.tensor_parallel_size is not None:
+            raise QuantityError("tensor_parallel_size: is of no use beside columns.tensor_parallel_size; expected one")
+
+    def for_ranks(self, tp: int) -> OperatorTableSpec:
+        """Return the table as it is read for so many ranks.
+
+        Raises:
+            ConfigError: If it was made for another number.
+        """
+        column, made_for = self.columns.tensor_parallel_size, self.tensor_parallel_size or 1
+        if column is not None:
+            return msgspec.structs.replace(self, where={**self.where, column: tp})
+        if made_for != tp:
+            raise ConfigError(
+                f"latency.table.tensor_parallel_size: the table was made for {made_for}, and the instance has {tp}; "
+                "expected a table of its own for each size, or a column that says it"
+            )
+        return self
 
     @property
     def unit_ns(self) -> float:

@@ -20,19 +20,25 @@ class AttentionTable:
         rows: Of one name in the table.
         path: Of the table, for messages.
 
+    Attributes:
+        decode_points: (sequences, KV length of each) of the rows of decodes.
+        chunk_points: (tokens, context) of the rows of prompt chunks.
+
     Raises:
         ProfileError: A row has no KV length, or is neither.
     """
 
     def __init__(self, rows: Iterable[OperatorRow], path: Path) -> None:
-        decodes: dict[int, list[tuple[float, float]]] = {}
-        chunks: dict[int, list[tuple[float, float]]] = {}
+        decodes: dict[int, list[tuple[int, float]]] = {}
+        chunks: dict[int, list[tuple[int, float]]] = {}
         for row in rows:
             kv = _kv(row, path)
             if row.tokens == (row.sequences or 1):
                 decodes.setdefault(row.tokens, []).append((kv, row.time_ns))
             else:
                 chunks.setdefault(row.tokens, []).append((kv - row.tokens, row.time_ns))
+        self.decode_points = [(count, kv) for count, row in decodes.items() for kv, _ in row]
+        self.chunk_points = [(tokens, context) for tokens, row in chunks.items() for context, _ in row]
         self._only_count = next(iter(decodes)) if len(decodes) == 1 else 0
         self._decodes = _table(decodes)
         self._chunks = _table(chunks)
@@ -91,7 +97,7 @@ def _kv(row: OperatorRow, path: Path) -> int:
     return row.kv
 
 
-def _table(points: dict[int, list[tuple[float, float]]]) -> DecodeTable | None:
+def _table(points: dict[int, list[tuple[int, float]]]) -> DecodeTable | None:
     if not points:
         return None
     columns = {key: sorted(found) for key, found in points.items()}

@@ -8,22 +8,22 @@ mixed batch in ``attention.csv``. ``host.csv`` holds what the device waits for t
 
 from __future__ import annotations
 
-import csv
-import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmservingsim.errors import ProfileError, nearest, one_of
+from llmservingsim.errors import ProfileError, cut, nearest, one_of
+from llmservingsim.latency.bundle_rows import read_points, read_rows
 from llmservingsim.latency.expert_table import ExpertTable
 from llmservingsim.latency.kernel_attention import KernelAttention
-from llmservingsim.latency.skew import SkewModel
+from llmservingsim.latency.skew import MEASURED, SkewModel
 from llmservingsim.latency.source import PER_SEQUENCE, ExpertWork, Grade
 from llmservingsim.latency.tables import DecodeTable, LinearTable
+from llmservingsim.latency.uneven import load_uneven
 from llmservingsim.latency.varlen_attention import VarlenAttention
 from llmservingsim.model import HOST_GAP
 from llmservingsim.shapes import BatchShape
@@ -33,6 +33,8 @@ _ATTENTION_COLUMNS = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "t
 HOST = "host.csv"
 PREFILLS = "prefills.csv"
 PREFILL_COLUMNS = ("prefills", "prefill_chunk", "kv_prefill", "time_us")
+KEY_BLOCK = 128
+"""Keys that FlashAttention 2 walks through at once, at head size 128 (``kBlockN`` of its split-KV kernel)."""
 _MOE_COLUMNS = ("tokens", "activated_experts", "time_us")
 
 
@@ -42,7 +44,8 @@ class BundleSource:
     Args:
         folder: The ``tp<N>`` folder.
         skew: ``"fitted"`` bounds decode batches with uneven contexts by a model fitted to ``skew.csv``, ``"off"``
-            times every decode batch by its mean context.
+            times every decode batch by its mean context, ``"measured"`` takes uneven batches as the rows of
+            ``skew.csv`` have them, whose long contexts stand last.
         experts_per_token: Of a mixture of experts; 0 for a dense model, which has no ``moe.csv``.
         expert_slices: Ranks over which one expert's width is cut.
 
@@ -56,16 +59,18 @@ class BundleSource:
         self.folder = folder
         self._dense = read_layers(folder / "dense.csv", "tokens")
         self._per_sequence = read_layers(folder / "per_sequence.csv", "sequences")
-        if (folder / HOST).is_file():
+        if (folder / HOST).exists():
             self._per_sequence[HOST_GAP.name] = _read_host(folder / HOST)
         rows = read_attention(folder)
         prefill = rows[:, 0] > 0
-        self._decode = _decode_table(rows[~prefill], folder / "attention.csv")
-        meta = _read_meta(folder / "meta.yaml")
-        self._computed = frozenset(meta.get("from_roofline", ()))
-        self._apart = _read_apart(folder, self._decode, meta)
+        together = not (folder / PREFILLS).exists()
+        self._decode = decode_table(rows, step=KEY_BLOCK if together else 0)
+        meta = _Meta() if together else _read_meta(folder / "meta.yaml")
+        self._computed = frozenset(meta.from_roofline)
+        self._apart = _read_apart(folder, self._decode, meta.tiles_per_decode)
         self._varlen = VarlenAttention(rows[prefill]) if self._apart is None else None
         self._skew = SkewModel.load(folder / "skew.csv", self._decode, mode=skew)
+        self._uneven = load_uneven(folder / "skew.csv", self.even_attention_us) if skew == MEASURED else None
         self._extrapolated: Counter[str] = Counter()
         self._moe = ExpertTable(self._moe_rows(), experts_per_token, expert_slices) if experts_per_token else None
 
@@ -83,8 +88,8 @@ class BundleSource:
     def graded_ns(self, operator: str, shape: BatchShape) -> tuple[int, Grade]:
         """Return the operator's time, and where it comes from."""
         if operator == "attention":
-            time_us, is_covered = self._attention_us(shape)
-            return round(time_us * NS_PER_US), Grade.INTERPOLATED if is_covered else Grade.EXTRAPOLATED
+            grade = Grade.INTERPOLATED if self._covers(shape) else Grade.EXTRAPOLATED
+            return round(self._attention_us(shape) * NS_PER_US), grade
         by_sequence = operator in PER_SEQUENCE
         tables = self._per_sequence if by_sequence else self._dense
         if operator not in tables:
@@ -115,7 +120,7 @@ class BundleSource:
 
     def _moe_rows(self) -> NDArray[np.float64]:
         """Measured with whole experts, so in the folder of one rank."""
-        path = next((p for p in (self.folder, self.folder.parent / "tp1") if (p / "moe.csv").is_file()), self.folder)
+        path = next((p for p in (self.folder, self.folder.parent / "tp1") if (p / "moe.csv").exists()), self.folder)
         return read_experts(path / "moe.csv")
 
     def provenance(self) -> dict[str, object]:
@@ -127,95 +132,102 @@ class BundleSource:
             "extrapolated_shapes": dict(sorted(self._extrapolated.items())),
         }
 
-    def _attention_us(self, shape: BatchShape) -> tuple[float, bool]:
-        """Return the time of attention, and whether the batch lies within the measured grid."""
+    def _attention_us(self, shape: BatchShape) -> float:
+        if self._uneven is not None and not shape.draft_pairs:
+            return self._uneven.at(shape)
+        time_us = self.even_attention_us(shape)
+        if self._varlen is None or shape.prefills:
+            return time_us
+        time_us = max(time_us, self._skew.bound_us(shape))
+        return max(time_us, self._varlen.of_verification(shape)) if shape.draft_pairs else time_us
+
+    def even_attention_us(self, shape: BatchShape) -> float:
+        """Return the time of a batch as if ``skew.csv`` said nothing, in us."""
         if (of_any := self._apart or (self._varlen if shape.prefills else None)) is not None:
-            return of_any.at(shape), of_any.covers(shape)
+            return of_any.at(shape)
         count = shape.num_decodes
-        if not count:
-            return 0.0, True
-        mean_kv = shape.decode_kv_tokens / count
-        is_covered = self._decode.covers(count, mean_kv)
-        decode = max(self._decode.at(count, mean_kv), self._skew.bound_us(shape))
-        assert self._varlen is not None
-        if shape.draft_pairs:
-            decode = max(decode, self._varlen.of_verification(shape))
-        return decode, is_covered
+        return self._decode.at(count, shape.decode_kv_tokens / count) if count else 0.0
+
+    def _covers(self, shape: BatchShape) -> bool:
+        if (of_any := self._apart or (self._varlen if shape.prefills else None)) is not None:
+            return of_any.covers(shape)
+        count = shape.num_decodes
+        return not count or self._decode.covers(count, shape.decode_kv_tokens / count)
+
+
+def decode_table(rows: NDArray[np.float64], *, step: float) -> DecodeTable:
+    """Make a table of the decode batches among the rows of ``attention.csv``."""
+    return DecodeTable.of_points(rows[(rows[:, 0] == 0) & (rows[:, 2] > 0), 2:].tolist(), step)
 
 
 def _read_host(path: Path) -> LinearTable:
     """Read sequences,time_us: what the device waits for the host between two steps; it may be nothing."""
-    columns = ("sequences", "time_us")
-    rows = [_numbers(path, line, cells, columns, may_be_zero=True) for line, cells in _read(path, columns)]
-    if not rows:
-        raise ProfileError(f"{path}: holds no row")
-    sizes, times = zip(*sorted(rows), strict=True)
-    return LinearTable(sizes, times)
+    rows = read_rows(path, ("sequences", "time_us"), may_be_zero=True)
+    rows = rows[np.argsort(rows[:, 0])]
+    return LinearTable(rows[:, 0].tolist(), rows[:, 1].tolist())
 
 
-def _decode_table(rows: NDArray[np.float64], path: Path) -> DecodeTable:
-    decodes = rows[rows[:, 2] > 0]
-    if not len(decodes):
-        raise ProfileError(f"{path}: holds no decode batch (a row with prefill_chunk 0 and n_decode > 0)")
-    return DecodeTable.of_points(decodes[:, 2:].tolist())
+def _read_apart(folder: Path, decode: DecodeTable, tiles_per_decode: float) -> KernelAttention | None:
+    """Read kernels that were measured apart."""
+    path = folder / PREFILLS
+    if not path.exists():
+        return None
+    return KernelAttention(read_rows(path, PREFILL_COLUMNS), decode, tiles_per_decode)
 
 
-def _read_meta(path: Path) -> dict[str, Any]:
-    """Read what stands beside the tables; nothing if the file is not there."""
-    if not path.is_file():
-        return {}
+class _Meta(NamedTuple):
+    """What ``meta.yaml`` says of the tables beside it.
+
+    Attributes:
+        tiles_per_decode: How decodes run beside prompt chunks, by themselves where nothing is said.
+        from_roofline: Operators in the tables that were computed, not measured.
+    """
+
+    tiles_per_decode: float = 0.0
+    from_roofline: Sequence[str] = ()
+
+
+def _read_meta(path: Path) -> _Meta:
     import yaml
 
     try:
-        meta = yaml.safe_load(path.read_text(encoding="utf-8"))
-        found = {**meta, "tiles_per_decode": float(meta.get("tiles_per_decode", 0.0))}
-        found["from_roofline"] = [str(name) for name in meta.get("from_roofline") or ()]
-    except (OSError, yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
-        raise ProfileError(
-            f"{path}: expected a table with a number tiles_per_decode and a list from_roofline: {error}"
-        ) from error
-    return found
-
-
-def _read_apart(folder: Path, decode: DecodeTable, meta: Mapping[str, Any]) -> KernelAttention | None:
-    """Read kernels that were measured apart; ``meta.yaml`` tells how they run together."""
-    path = folder / PREFILLS
-    if not path.is_file():
-        return None
-    return KernelAttention(load_rows(path, PREFILL_COLUMNS), decode, meta.get("tiles_per_decode", 0.0))
+        told = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return _Meta()
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ProfileError(f"{path}: cannot be read: {cut(str(error))}") from None
+    stated = told.get("tiles_per_decode", 0.0) if isinstance(told, dict) else None
+    if isinstance(stated, bool) or not isinstance(stated, int | float) or not 0 <= stated <= 1:
+        shown = "no table" if not isinstance(told, dict) else repr(stated)
+        raise ProfileError(f"{path}: expected a table with a number tiles_per_decode from 0 to 1, got {shown}")
+    computed = told.get("from_roofline") or ()
+    if not isinstance(computed, list | tuple) or not all(isinstance(name, str) for name in computed):
+        raise ProfileError(f"{path}: from_roofline: expected a list of operators, got {cut(repr(computed))}")
+    return _Meta(float(stated), computed)
 
 
 def read_attention(folder: Path) -> NDArray[np.float64]:
-    """Read the rows of ``attention.csv``, shape ``[points, 5]``: chunk, its context, decodes, KV of each, time."""
+    """Read the rows of ``attention.csv``, shape ``[points, 5]``: chunk, its context, decodes, KV of each, time.
+
+    Raises:
+        ProfileError: If the file is missing or malformed, or holds no decodes or no prompt chunks.
+    """
     path = folder / "attention.csv"
-    rows = np.empty((0, len(_ATTENTION_COLUMNS)))
-    if next(_read(path, _ATTENTION_COLUMNS), None):
-        rows = load_rows(path, _ATTENTION_COLUMNS)
-    if not (rows[:, 0] > 0).any() and not (folder / PREFILLS).is_file():
+    rows = read_rows(path, _ATTENTION_COLUMNS)
+    if not (rows[:, 0] > 0).any() and not (folder / PREFILLS).exists():
         raise ProfileError(f"{path}: holds no prefill batch (a row with prefill_chunk > 0)")
+    if not ((rows[:, 0] == 0) & (rows[:, 2] > 0)).any():
+        raise ProfileError(f"{path}: holds no decode batch (a row with prefill_chunk 0 and n_decode > 0)")
     return rows
 
 
 def read_experts(path: Path) -> NDArray[np.float64]:
-    """Read the rows of ``moe.csv``, shape ``[points, 3]``: tokens, activated experts, time."""
-    if next(_read(path, _MOE_COLUMNS), None) is None:
-        raise ProfileError(f"{path}: holds no row")
-    return load_rows(path, _MOE_COLUMNS)
-
-
-def load_rows(path: Path, columns: Sequence[str]) -> NDArray[np.float64]:
-    """Read rows of numbers: all at once, which is quick, and again one by one if any of them is wrong.
+    """Read the rows of ``moe.csv``, shape ``[points, 3]``: tokens, activated experts, time.
 
     Raises:
         ProfileError: If the file is missing or malformed.
     """
-    try:
-        rows = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2, comments=None)
-        if rows.shape[1] == len(columns) and np.isfinite(rows).all() and rows.min() >= 0 and rows[:, -1].min() > 0:
-            return rows
-    except ValueError:
-        pass
-    return np.array([_numbers(path, line, cells, columns) for line, cells in _read(path, columns)])
+    return read_rows(path, _MOE_COLUMNS)
 
 
 def read_layers(path: Path, size_column: str) -> dict[str, LinearTable]:
@@ -224,46 +236,3 @@ def read_layers(path: Path, size_column: str) -> dict[str, LinearTable]:
         layer: LinearTable([size for size, _ in points], [time_us for _, time_us in points])
         for layer, points in read_points(path, size_column).items()
     }
-
-
-def read_points(path: Path, size_column: str) -> dict[str, list[tuple[float, float]]]:
-    """Read layer,<size>,time_us; return the (size, time) pairs of each layer, rising.
-
-    Raises:
-        ProfileError: If the file is missing or malformed.
-    """
-    columns = ("layer", size_column, "time_us")
-    points: dict[str, list[tuple[float, float]]] = {}
-    for line, cells in _read(path, columns):
-        size, time_us = _numbers(path, line, cells, columns)
-        points.setdefault(cells[0], []).append((size, time_us))
-    return {layer: sorted(measured) for layer, measured in points.items()}
-
-
-def _read(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    """Yield line number and cells of every row below the header."""
-    if not path.is_file():
-        raise ProfileError(f"{path}: file is missing; a bundle's tp folder holds dense, per_sequence, attention .csv")
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.reader(file)
-        header = next(reader, [])
-        if header != list(columns):
-            raise ProfileError(f"{path}:1: expected the columns {','.join(columns)}, got {','.join(header)!r}")
-        for cells in reader:
-            if cells:
-                yield reader.line_num, cells
-
-
-def _numbers(
-    path: Path, line: int, cells: list[str], columns: Sequence[str], *, may_be_zero: bool = False
-) -> list[float]:
-    """Return the numbers of a row, behind its layer if it has one; the last is a time."""
-    try:
-        numbers = [float(cell) for cell in cells[columns[0] == "layer" :]]
-    except ValueError:
-        numbers = []
-    sound = len(cells) == len(columns) and len(numbers) > 1 and min(numbers) >= 0
-    if not (sound and (numbers[-1] > 0 or may_be_zero) and math.isfinite(sum(numbers))):
-        expected = ",".join(columns)
-        raise ProfileError(f"{path}:{line}: expected {expected} with a time greater than 0, got {','.join(cells)!r}")
-    return numbers

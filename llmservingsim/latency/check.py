@@ -22,11 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec
-from llmservingsim.latency.bundle import PREFILL_COLUMNS, PREFILLS, load_rows, read_attention, read_points
+from llmservingsim.latency.bundle import PREFILL_COLUMNS, PREFILLS, BundleSource, read_attention
+from llmservingsim.latency.bundle_rows import read_points, read_rows
 from llmservingsim.latency.kernel_attention import KernelAttention
 from llmservingsim.latency.tables import DecodeTable
 from llmservingsim.latency.tiles import LogGrid
-from llmservingsim.latency.varlen_attention import VarlenAttention
+from llmservingsim.latency.varlen_attention import GAP_ORDER, VarlenAttention
 from llmservingsim.model import Operator, ParallelLayout, Work, model_operators
 from llmservingsim.shapes import BatchShape, Chunk
 from llmservingsim.units import NS_PER_US
@@ -103,6 +104,8 @@ def check_bundle(folder: Path, subject: Subject | None = None) -> list[Finding]:
     Raises:
         ProfileError: If a file is missing or malformed.
     """
+    has_experts = (folder / "moe.csv").exists()
+    BundleSource(folder, experts_per_token=subject.model.experts_per_token if subject else int(has_experts))
     operators = {op.name: op for op in model_operators(subject.model)} if subject else {}
     found = []
     for name, column in (("dense.csv", "tokens"), ("per_sequence.csv", "sequences")):
@@ -111,10 +114,10 @@ def check_bundle(folder: Path, subject: Subject | None = None) -> list[Finding]:
             peaks = _peaks(subject, known, points) if subject and known else (None, None)
             found.append(_line(layer, column, points, peaks))
     rows = read_attention(folder)
-    decodes = rows[rows[:, 0] == 0][:, 2:]
+    decodes = rows[(rows[:, 0] == 0) & (rows[:, 2] > 0)][:, 2:]
     found.append(_decodes(decodes, subject))
     if (folder / PREFILLS).is_file():
-        found.append(_apart(load_rows(folder / PREFILLS, PREFILL_COLUMNS), decodes))
+        found.append(_apart(read_rows(folder / PREFILLS, PREFILL_COLUMNS), decodes))
     else:
         found.append(_mixed(rows[rows[:, 0] > 0]))
     return found
@@ -159,7 +162,7 @@ def _mixed(rows: Floats) -> Finding:
         return lambda row: model.at(_shape(*row[:4]))
 
     def plain(kept: Floats) -> Callable[[Floats], float]:
-        grid = LogGrid(kept[:, :4], kept[:, 4], order=(3, 1, 0, 2), is_logarithmic=False)
+        grid = LogGrid(kept[:, :4], kept[:, 4], order=GAP_ORDER, is_logarithmic=False)
         return lambda row: grid.at(row[:4].tolist())
 
     chunks, contexts, decodes, kv = (f"{axis.min():.0f} to {axis.max():.0f}" for axis in rows[:, :4].T)

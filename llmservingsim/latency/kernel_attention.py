@@ -5,9 +5,9 @@ Prompt chunks are timed by a model of tiles of 64 query rows times a ratio *meas
     t = w . (1, active tiles, context summed over active tiles, longest context)
 
 with non-negative weights ``w`` fitted to all measured batches. The ratio is interpolated over the logarithms of (number
-of chunks, chunk). The model carries what the grid does not hold: unequal chunks, and chunks behind a context, which are
-rarely measured. Where chunks differ, the most expensive one picks the place, with as many of its kind as do the work
-of all.
+of chunks, chunk, its context). The model carries what the grid does not hold: unequal chunks, several where only one
+was measured, and chunks behind a context, which are rarely measured. Where chunks differ, the most expensive one picks
+the place, with as many of its kind as do the work of all.
 
 What a mixed batch costs depends on the engine's kernels, which the database names:
 
@@ -48,15 +48,19 @@ class KernelAttention:
         features = np.array([_features_of_equal(*row) for row in prefills[:, :3].astype(int).tolist()])
         self._weights: list[float] = non_negative_fit(features / prefills[:, 3:4]).tolist()
         ratio = np.log(prefills[:, 3] / (features @ np.array(self._weights)))
-        alone = prefills[:, 2] == prefills[:, 2].min()
-        self._log_ratio = LogGrid(prefills[alone, :2], ratio[alone], order=(0, 1))
+        self._log_ratio = LogGrid(prefills[:, :3], ratio, order=(2, 0, 1))
         self._decode = decode
 
     def covers(self, shape: BatchShape) -> bool:
         """Whether the batch's chunks and mean decode lie within the measured grids."""
-        if shape.prefills and not self._log_ratio.covers(_anchor(shape.prefills)):
+        if shape.prefills and not self._covers_chunks(_anchor(shape.prefills)):
             return False
         return not shape.num_decodes or self._decode.covers(shape.num_decodes, _mean_kv(shape))
+
+    def _covers_chunks(self, anchor: tuple[float, float, float]) -> bool:
+        """Where all chunks were measured behind the same context, the model is trusted with others."""
+        contexts = self._log_ratio.axes[2]
+        return self._log_ratio.covers(anchor if len(contexts) > 1 else (*anchor[:2], contexts[0]))
 
     def at(self, shape: BatchShape) -> float:
         """Return the time of a batch."""
@@ -112,9 +116,9 @@ def _features_of_equal(count: int, query: int, context: int) -> tuple[float, flo
     return one, count * tiles, count * summed, longest
 
 
-def _anchor(chunks: tuple[Chunk, ...]) -> tuple[float, float]:
+def _anchor(chunks: tuple[Chunk, ...]) -> tuple[float, float, float]:
     if len(chunks) == 1:
-        return 1.0, chunks[0].query_len
+        return 1.0, *chunks[0]
     works = [own_context(chunk) for chunk in chunks]
     most = max(range(len(chunks)), key=works.__getitem__)
-    return sum(works) / works[most], chunks[most].query_len
+    return sum(works) / works[most], *chunks[most]

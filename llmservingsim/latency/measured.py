@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec, find_model
 from llmservingsim.errors import ModelError, ProfileError, located, nearest, one_of
-from llmservingsim.latency.bundle import PREFILL_COLUMNS, PREFILLS, load_rows, read_attention, read_experts, read_points
+from llmservingsim.latency.bundle import PREFILL_COLUMNS, PREFILLS, read_attention, read_experts
+from llmservingsim.latency.bundle_rows import read_points, read_rows
 from llmservingsim.latency.demand import DECODES, EXPERTS, Demand, Demands, class_of
 from llmservingsim.latency.find import VARIANTS
 from llmservingsim.latency.source import ExpertWork
@@ -249,7 +250,7 @@ def _chunk_rows(bundle: Bundle) -> ChunkRows:
     if path.is_file():
         tiles = bundle.told.get("tiles_per_decode", 0.0)
         shared = float(tiles) if isinstance(tiles, int | float) else 0.0
-        return ChunkRows(heads, load_rows(path, PREFILL_COLUMNS), shared)
+        return ChunkRows(heads, read_rows(path, PREFILL_COLUMNS), shared)
     rows = read_attention(bundle.folder)
     return ChunkRows(heads, rows[rows[:, 0] > 0], 1.0)
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from llmservingsim.config.catalog import ModelSpec
 from llmservingsim.errors import ProfileError, one_of
+from llmservingsim.latency.freeze import MeasuredOperators
 from llmservingsim.latency.gemm_table import GemmTable
 from llmservingsim.latency.kernel_database import KernelDatabase
 from llmservingsim.latency.latent_attention import latent_attention
@@ -133,6 +134,26 @@ class MeasuredKernels:
             return 1.0
         group = kv_heads_per_rank(self.model, self.layout.tp) / (self.model.num_heads // self.layout.tp)
         return group if kernel.endswith("fa3") else 0.0
+
+    def operators(self) -> MeasuredOperators:
+        """Return all of it, to be frozen.
+
+        Raises:
+            ProfileError: If blocks differ in their attention, which a bundle has no room for.
+        """
+        if len(self.attention) > 1:
+            raise ProfileError(f"{self.model.name}: its blocks differ in their attention, and a bundle holds one kind")
+        attention = self.attention["attention"]
+        origin = {
+            "source": "measured kernels of aiconfigurator-core 0.12 (NVIDIA CORPORATION & AFFILIATES, Apache-2.0)",
+            "system": self.database.system,
+            "engine": self.database.engine,
+            "tables": dict(sorted(self.database.used.items())),
+            "attention_kernel": attention.kernel,
+        }
+        experts = self.experts if len(self.experts) else None
+        rows = attention.prefills, attention.decodes, experts
+        return MeasuredOperators(self.model, self.layout, origin, self.products, *rows, self.tiles_per_decode())
 
     def gemms(self, stored: str) -> GemmTable:
         """Return the products of weights in a format; the empty one is 16 bits."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,9 @@ class OperatorTableSource:
         model: Whose operators they are.
         roofline: Times the rest.
 
+    Attributes:
+        missing: Operators, and halves of attention, that the roofline times, in the model's order.
+
     Raises:
         ProfileError: The table is broken, a name means nothing, or an operator is missing that may not.
     """
@@ -45,22 +48,23 @@ class OperatorTableSource:
         parts = _parts(path, spec, rows, known)
         calls = _calls(spec, model)
         self._dense: dict[str, list[LinearTable]] = {}
-        self._attention: list[AttentionTable] | None = None
+        self._decodes: list[AttentionTable] = []
+        self._chunks: list[AttentionTable] = []
         for operator, names in parts.items():
             scaled = [[row._replace(time_ns=row.time_ns / calls[operator]) for row in rows[name]] for name in names]
             if operator == "attention":
-                self._attention = [AttentionTable(part, path) for part in scaled]
+                tables = [AttentionTable(part, path) for part in scaled]
+                _check_halves(path, dict(zip(names, tables, strict=True)))
+                self._decodes = [table for table in tables if table.times_decodes]
+                self._chunks = [table for table in tables if table.times_chunks]
             else:
                 self._dense[operator] = [_linear(part, operator in PER_SEQUENCE, path) for part in scaled]
-        attention = self._attention
-        self._times_decodes = attention is not None and all(table.times_decodes for table in attention)
-        self._times_chunks = attention is not None and all(table.times_chunks for table in attention)
-        self._missing = self._find_missing(known)
+        self.missing = self._find_missing(known)
         self._unused = sorted(set(rows).difference(*parts.values()))
         self._extrapolated: Counter[str] = Counter()
-        if self._missing and spec.missing == "error":
+        if self.missing and spec.missing == "error":
             raise ProfileError(
-                f"{path}: does not time {', '.join(self._missing)}; map rows to them under latency.table.operators, "
+                f"{path}: does not time {', '.join(self.missing)}; map rows to them under latency.table.operators, "
                 "or set latency.table.missing to 'roofline'"
             )
 
@@ -91,28 +95,40 @@ class OperatorTableSource:
         """Return the roofline's time of the experts, and that it was computed."""
         return self._roofline.graded_moe_ns(work)
 
+    def sizes(self) -> dict[str, list[int]]:
+        """Return, for each operator but attention that the table knows, the sizes of its rows; it may have none."""
+        return {
+            name: sorted({int(size) for table in tables for size in table.sizes})
+            for name, tables in self._dense.items()
+        }
+
+    def decode_points(self) -> list[tuple[int, int]]:
+        """Return (sequences, KV length of each) of the rows of decodes; none where the roofline times these."""
+        return sorted({point for table in self._decodes for point in table.decode_points})
+
+    def chunk_points(self) -> list[tuple[int, int]]:
+        """Return (tokens, context) of the rows of prompt chunks; none where the roofline times these."""
+        return sorted({point for table in self._chunks for point in table.chunk_points})
+
     def provenance(self) -> dict[str, object]:
         """Name the file, what it does not time, which of its rows are not used, and the extrapolations."""
         return {
             "source": "table",
             "path": str(self._path),
-            "roofline_operators": list(self._missing),
+            "roofline_operators": list(self.missing),
             "unused_rows": self._unused,
             "extrapolated_shapes": dict(sorted(self._extrapolated.items())),
         }
 
     def _attention_ns(self, shape: BatchShape) -> tuple[int, Grade]:
         """Time decodes and prompt chunks apart, each from where it is known."""
-        tables = self._attention
-        if tables is None:
+        found = [table.decode_ns(shape) for table in self._decodes]
+        found += [table.chunk_ns(chunk) for table in self._chunks for chunk in shape.prefills]
+        if not self._decodes and not self._chunks:
             return self._roofline.graded_ns("attention", shape)
-        if self._times_decodes:
-            found = [table.decode_ns(shape) for table in tables]
-        else:
-            found = [(self._roofline.latency_ns("attention", shape.only_decodes()), True)]
-        if self._times_chunks:
-            found += [table.chunk_ns(chunk) for table in tables for chunk in shape.prefills]
-        else:
+        if not self._decodes:
+            found.append((self._roofline.latency_ns("attention", shape.only_decodes()), True))
+        if not self._chunks:
             found.append((self._roofline.latency_ns("attention", shape.only_prefills()), True))
         is_covered = all(inside for _, inside in found)
         grade = Grade.INTERPOLATED if is_covered else Grade.EXTRAPOLATED
@@ -121,7 +137,7 @@ class OperatorTableSource:
     def _find_missing(self, known: Iterable[str]) -> list[str]:
         """Operators, and halves of attention, that the roofline times, in the model's order."""
         missing = [name for name in dict.fromkeys(known) if name not in self._dense and name != "attention"]
-        halves = {"attention of decodes": self._times_decodes, "attention of prompts": self._times_chunks}
+        halves = {"attention of decodes": self._decodes, "attention of prompts": self._chunks}
         return missing + [name for name, timed in halves.items() if not timed]
 
 
@@ -143,6 +159,16 @@ def _parts(
             "it to the roofline, or give a profile bundle"
         )
     return parts
+
+
+def _check_halves(path: Path, tables: Mapping[str, AttentionTable]) -> None:
+    """Names that add up to attention time the same halves of it, or each one of its own."""
+    decodes = {name for name, table in tables.items() if table.times_decodes}
+    chunks = {name for name, table in tables.items() if table.times_chunks}
+    both, odd = decodes & chunks, decodes ^ chunks
+    if both and odd:
+        half = "prompt chunks" if odd & decodes else "decodes"
+        raise ProfileError(f"{path}: {one_of(odd)} times no {half}, which {one_of(both)} does; expected rows of both")
 
 
 def _calls(spec: OperatorTableSpec, model: ModelSpec) -> Counter[str]:

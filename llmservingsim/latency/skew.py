@@ -20,19 +20,23 @@ with ``attention.csv`` on even batches.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from llmservingsim.errors import ProfileError, one_of
+from llmservingsim.csv_rows import csv_lines
+from llmservingsim.errors import ProfileError, cut, one_of
 from llmservingsim.latency.tables import DecodeTable
 from llmservingsim.shapes import BatchShape
 
 MODES = ("fitted", "off")
+MEASURED = "measured"
+"""Takes uneven batches as ``skew.csv`` has them: `llmservingsim.latency.uneven`."""
 _VISIBLE = 1.1  # a penalty that stands out of the measurement noise (a few percent, three repetitions)
+_LARGEST = 1e12  # more than any size, and than any time in us
 _COLUMNS = ("regime", "n", "nb", "kv_big", "kv_mean", "t_mean_us", "t_skew_us")
 
 
@@ -67,8 +71,10 @@ class SkewModel:
         Raises:
             ProfileError: If the mode is unknown or the file malformed.
         """
-        if mode not in MODES:
-            raise ProfileError(f"latency.skew: {mode!r} is unknown; expected one of {one_of(MODES)}")
+        if mode not in (*MODES, MEASURED):
+            raise ProfileError(f"latency.skew: {mode!r} is unknown; expected one of {one_of((*MODES, MEASURED))}")
+        if mode == MEASURED:
+            return cls("uneven batches as measured, long contexts last")
         if mode == "off":
             return cls("off")
         rows = _pure_rows(path)
@@ -76,7 +82,7 @@ class SkewModel:
             return cls("off: not measured")
         scale = float(np.median([decode.at(r.n, r.kv_mean) / r.t_mean for r in rows]))
         fits = {n: _fit_pace([r for r in rows if r.n == n and r.nb == 1], scale) for n in sorted({r.n for r in rows})}
-        paces = {n: per_token for n, (_, per_token) in fits.items() if _penalty(rows, n) > _VISIBLE}
+        paces = {n: per_token for n, (_, per_token) in fits.items() if per_token > 0 and _penalty(rows, n) > _VISIBLE}
         if not paces:
             return cls("off: no measured batch is slowed by its longest context")
         count = next(n for n, pace in paces.items() if pace >= max(paces.values()) / 2)
@@ -110,32 +116,33 @@ def _penalty(rows: list[_Row], count: int) -> float:
 
 def _pure_rows(path: Path) -> list[_Row]:
     """Read the decode-only rows."""
-    if not path.is_file():
+    if not path.exists():
         return []
-    with path.open(newline="") as file:
-        header = file.readline().strip().split(",")
-        missing = [c for c in _COLUMNS if c not in header]
-        if missing:
-            known = ",".join(_COLUMNS)
-            raise ProfileError(f"{path}:1: column {missing[0]!r} is missing; expected {known} among others")
-        regime, *columns = (header.index(c) for c in _COLUMNS)
-        rows = []
-        for line_num, line in enumerate(file, start=2):
-            cells = line.strip().split(",")
-            if not any(cells) or (len(cells) == len(header) and cells[regime] != "pure"):
-                continue
-            try:
-                rows.append(_row([float(cells[i]) for i in columns]))
-            except (ValueError, IndexError):
-                raise ProfileError(
-                    f"{path}:{line_num}: expected {len(header)} columns with numbers greater than 0 in "
-                    f"{', '.join(_COLUMNS[1:])}, got {line.strip()!r}"
-                ) from None
-        return rows
+    lines = csv_lines(path, ends_its_lines=True)
+    _, header = next(lines, (1, []))
+    missing = [c for c in _COLUMNS if c not in header]
+    if missing:
+        known = ",".join(_COLUMNS)
+        raise ProfileError(f"{path}:1: column {missing[0]!r} is missing; expected {known} among others")
+    regime, *columns = (header.index(c) for c in _COLUMNS)
+    rows = []
+    for line, cells in lines:
+        if len(cells) == len(header) and cells[regime] == "mixed":
+            continue
+        try:
+            if len(cells) != len(header) or cells[regime] != "pure":
+                raise ValueError
+            rows.append(_row([float(cells[i]) for i in columns]))
+        except ValueError:
+            raise ProfileError(
+                f"{path}:{line}: expected {len(header)} columns, pure or mixed in regime, and numbers greater than 0 "
+                f"in {', '.join(_COLUMNS[1:])}, got {cut(','.join(cells))!r}"
+            ) from None
+    return rows
 
 
-def _row(numbers: list[float]) -> _Row:
-    if not all(0 < number < math.inf for number in numbers):
+def _row(numbers: Sequence[float]) -> _Row:
+    if not all(0 < number < _LARGEST for number in numbers):
         raise ValueError
     n, nb, *times = numbers
     return _Row(int(n), int(nb), *times)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -18,12 +19,20 @@ class LinearTable:
         sizes: Rising sizes, at least one.
         times: Times at these sizes, in any unit.
         slope: Time per size beyond the last point, None for that of the table itself.
+
+    Attributes:
+        slope: The same, at least 0.
     """
 
     def __init__(self, sizes: Sequence[float], times: Sequence[float], slope: float | None = None) -> None:
         self._sizes = list(sizes)
         self._times = list(times)
-        self._slope = max(0.0, self._own_slope() if slope is None else slope)
+        self.slope = max(0.0, self._own_slope() if slope is None else slope)
+
+    @property
+    def sizes(self) -> Sequence[float]:
+        """The measured sizes, rising."""
+        return self._sizes
 
     @property
     def last(self) -> float:
@@ -50,7 +59,7 @@ class LinearTable:
         """Return the time at ``size``."""
         sizes, times = self._sizes, self._times
         if size >= sizes[-1]:
-            return times[-1] + self._slope * (size - sizes[-1])
+            return times[-1] + self.slope * (size - sizes[-1])
         if size <= sizes[0]:
             return times[0]
         high = bisect_right(sizes, size)
@@ -59,27 +68,59 @@ class LinearTable:
         return times[low] + share * (times[high] - times[low])
 
 
+def stepped_table(sizes: Sequence[float], times: Sequence[float], step: float) -> LinearTable:
+    """Make a table of a time that steps up: a line on either side of the step, and none across it.
+
+    From the step to the first point above it the line through the first two points above goes back, but not below
+    what was measured under the step.
+
+    Args:
+        sizes: Rising sizes, at least one.
+        times: Times at these sizes, in any unit.
+        step: The first size above the step.
+    """
+    table = LinearTable(sizes, times)
+    split = bisect_left(sizes, step)
+    if not 0 < split < len(sizes):
+        return table
+    below = LinearTable(sizes[:split], times[:split], 0.0 if split == 1 else None)
+    ends, at_ends = [math.nextafter(step, 0)], [below.at(step)]
+    if sizes[split] > step:
+        first, second = (*sizes[split : split + 2], math.inf)[:2]
+        rise = (times[min(split + 1, len(times) - 1)] - times[split]) / (second - first)
+        ends, at_ends = [*ends, step], [*at_ends, max(times[split - 1], times[split] - rise * (first - step))]
+    return LinearTable([*sizes[:split], *ends, *sizes[split:]], [*times[:split], *at_ends, *times[split:]], table.slope)
+
+
 class DecodeTable:
     """Decode attention over (sequences, mean KV length): linear in each, so linear in n * kv between the points.
 
     Args:
         rows: For each measured number of sequences, (KV lengths, times).
         slopes: Time per KV length beyond the last one, for those numbers whose own is not to be used.
+        step: The KV length at which the kernel walks through a second block of keys, 0 where it is not known.
     """
 
     def __init__(
-        self, rows: Mapping[int, tuple[Sequence[float], Sequence[float]]], slopes: Mapping[int, float] | None = None
+        self,
+        rows: Mapping[int, tuple[Sequence[float], Sequence[float]]],
+        slopes: Mapping[int, float] | None = None,
+        step: float = 0.0,
     ) -> None:
         self._counts = sorted(rows)
-        self._tables = [LinearTable(*rows[count], (slopes or {}).get(count)) for count in self._counts]
+        self._tables = [
+            stepped_table(*rows[count], step) if step else LinearTable(*rows[count], (slopes or {}).get(count))
+            for count in self._counts
+        ]
 
     @classmethod
-    def of_points(cls, points: Iterable[tuple[float, float, float]]) -> DecodeTable:
+    def of_points(cls, points: Iterable[tuple[float, float, float]], step: float = 0.0) -> DecodeTable:
         """Build a table from (sequences, KV length, time), in any order; at least one."""
         rows: dict[int, list[tuple[float, float]]] = {}
         for count, kv, time in sorted(points):
             rows.setdefault(int(count), []).append((kv, time))
-        return cls({count: ([kv for kv, _ in row], [time for _, time in row]) for count, row in rows.items()})
+        lines = {count: ([kv for kv, _ in row], [time for _, time in row]) for count, row in rows.items()}
+        return cls(lines, step=step)
 
     def covers(self, count: float, kv: float) -> bool:
         """Whether the point lies within the measured grid."""

@@ -9,19 +9,20 @@ TPU form (``mean_ns``) ``kv_cache_size`` is what each decode reads, or what stan
 
 from __future__ import annotations
 
-import csv
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from llmservingsim.errors import ProfileError
+from llmservingsim.csv_rows import csv_lines
+from llmservingsim.errors import ProfileError, cut
 from llmservingsim.units import NS_PER_MS
 
 _LAYERS = ("layer_name", "input", "kv_cache", "tp_size", "latency(ns)")
 _PLACE = ("batch_size", "prefill_chunk_size", "kv_cache_size", "is_prefill")
 _GPU_TIMES = ("time_stats.attn_prefill.mean", "time_stats.attn_decode.mean")
 _TPU_TIME = "mean_ns"
+_LARGEST = 1e15
+"""More than any size, and than any time in ns."""
 
 Layers = dict[str, dict[int, float]]
 """Time in ns by layer and tokens."""
@@ -47,7 +48,8 @@ def read_layers(path: Path) -> Layers:
     layers: Layers = {}
     for line, (name, *cells) in _rows(path, _LAYERS):
         tokens, *_, time_ns = _numbers(path, line, cells, _LAYERS[1:])
-        layers.setdefault(name, {})[int(tokens)] = time_ns
+        if layers.setdefault(name, {}).setdefault(int(tokens), time_ns) != time_ns:
+            raise ProfileError(f"{path}:{line}: a second time of {name} for {tokens:g} tokens; expected one")
     if not layers:
         raise ProfileError(f"{path}: holds no measured layer, expected rows of {','.join(_LAYERS)}")
     return layers
@@ -59,7 +61,7 @@ def read_attention(path: Path) -> AttentionRows:
     Raises:
         ProfileError: If the file is missing, holds a wrong line, or no prompt chunk or no decode batch.
     """
-    is_gpu = _TPU_TIME not in _header(path)
+    is_gpu = _TPU_TIME not in next(_lines(path), (1, []))[1]
     columns = (*_PLACE, *(_GPU_TIMES if is_gpu else (_TPU_TIME,)))
     measured: tuple[dict[tuple[int, int], list[float]], ...] = ({}, {})
     for line, (batch, chunk, keys, kind, *times) in _rows(path, columns):
@@ -97,31 +99,25 @@ def _means(points: dict[tuple[int, int], list[float]]) -> Points:
     return by_size
 
 
-def _header(path: Path) -> list[str]:
-    if not path.is_file():
-        raise ProfileError(f"{path}: file is missing; an older bundle's tp folder holds layers.csv and attention.csv")
-    with path.open(newline="", encoding="utf-8") as file:
-        return next(csv.reader(file), [])
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield line number and cells of every row, the header first."""
+    return csv_lines(path, "an older bundle's tp folder holds layers.csv and attention.csv", ends_its_lines=True)
 
 
 def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     """Yield the line number and the cells of the named columns of every row."""
-    header = _header(path)
+    lines = _lines(path)
+    _, header = next(lines, (1, []))
     missing = [column for column in columns if column not in header]
     if missing:
         raise ProfileError(
-            f"{path}:1: column {missing[0]!r} is missing; expected {','.join(columns)}, got {','.join(header)!r}"
+            f"{path}:1: column {missing[0]!r} is missing; expected {','.join(columns)}, got {cut(','.join(header))!r}"
         )
     places = [header.index(column) for column in columns]
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.reader(file)
-        next(reader)
-        for cells in reader:
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                raise ProfileError(f"{path}:{reader.line_num}: expected {len(header)} columns, got {len(cells)}")
-            yield reader.line_num, [cells[place] for place in places]
+    for line, cells in lines:
+        if len(cells) != len(header):
+            raise ProfileError(f"{path}:{line}: expected {len(header)} columns, got {len(cells)}")
+        yield line, [cells[place] for place in places]
 
 
 def _numbers(path: Path, line: int, cells: Sequence[str], names: Sequence[str]) -> list[float]:
@@ -130,9 +126,10 @@ def _numbers(path: Path, line: int, cells: Sequence[str], names: Sequence[str]) 
         numbers = [float(cell) for cell in cells]
     except ValueError:
         numbers = [-1.0]
-    if min(numbers) < 0 or not (numbers[0] > 0 and numbers[-1] > 0 and math.isfinite(sum(numbers))):
+    are_sizes = numbers[0] > 0 and all(0 <= number < _LARGEST and number % 1 == 0 for number in numbers[:-1])
+    if not (are_sizes and 0 < numbers[-1] < _LARGEST):
         raise ProfileError(
-            f"{path}:{line}: expected numbers in {','.join(names)} with a count and a time above 0, "
-            f"got {','.join(cells)!r}"
+            f"{path}:{line}: expected numbers in {','.join(names)}, whole sizes with a count and a time "
+            f"above 0, got {cut(','.join(cells))!r}"
         )
     return numbers

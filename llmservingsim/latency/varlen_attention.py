@@ -24,6 +24,11 @@ import numpy as np
 from llmservingsim.latency.tiles import TILE_ROWS, Array, LogGrid, non_negative_fit, own_context
 from llmservingsim.shapes import BatchShape, Chunk
 
+GAP_ORDER = (1, 3, 0, 2)
+"""Axes along which gaps of the grid are filled: the chunk's context first, which the tiles that walk through it carry
+nearly whole, so that the ratio hardly bends along it; then the decodes' KV, the chunk, and the number of decodes, along
+which waves of tiles fill the device."""
+
 
 class VarlenAttention:
     """Times batches with at least one prompt chunk.
@@ -36,7 +41,7 @@ class VarlenAttention:
         features = _grid_features(rows)
         self._weights: list[float] = non_negative_fit(features / rows[:, 4:5]).tolist()
         ratio = np.log(rows[:, 4] / (features @ np.array(self._weights)))
-        self._log_ratio = LogGrid(rows[:, :4], ratio, order=(3, 1, 0, 2))
+        self._log_ratio = LogGrid(rows[:, :4], ratio, GAP_ORDER)
         self._measured_second_tile = any(TILE_ROWS < chunk < 2 * TILE_ROWS for chunk in self._log_ratio.axes[0])
 
     def covers(self, shape: BatchShape) -> bool:

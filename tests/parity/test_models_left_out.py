@@ -9,8 +9,8 @@ import pytest
 from llmservingsim.config.catalog import find_accelerator
 from llmservingsim.latency import SHIPPED
 from llmservingsim.latency.demand import CHUNKS, DECODES, PRODUCTS
-from llmservingsim.latency.left_out import LeftOut, leave_out
 from llmservingsim.latency.measured import Measured, find_bundles
+from llmservingsim.latency.models_left_out import LeftOut, leave_out
 
 DENSE = ("Qwen/Qwen3-32B", "meta-llama/Llama-3.1-8B")
 SHIPPED_MEAN_PCT = {PRODUCTS: 11.0, CHUNKS: 14.0, DECODES: 14.0}

@@ -10,7 +10,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 PACKAGE = REPOSITORY / "llmservingsim"
 
-EVERYONE = {"errors", "units", "strict", "shapes", "graph", "plugins"}
+EVERYONE = {"errors", "units", "strict", "shapes", "graph", "plugins", "csv_rows"}
 """Small modules of travelling types that every room may import; among themselves, only what ``MAY_IMPORT`` says."""
 
 RUN = {"activity", "workload", "serving", "trace", "backend", "power", "report", "latency", "model", "config"}
@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "strict": {"errors"},
     "plugins": {"errors"},
     "shapes": {"errors"},
+    "csv_rows": {"errors"},
     "graph": {"errors"},
     # the rooms of a run: what the user wrote, what is asked for, what things cost, who decides, who keeps the clock
     "config": set(),

@@ -17,7 +17,9 @@ MAX_MODULE_LINES = 400
 COMMAND = "one parameter per option is how the command line is declared"
 EXCEPTIONS: dict[str, str] = {
     "arguments llmservingsim/cli/astra.py:astra": COMMAND,
-    "arguments llmservingsim/cli/profile.py:import_profile": COMMAND,
+    "arguments llmservingsim/cli/profile_import.py:import_aiconfigurator": COMMAND,
+    "arguments llmservingsim/cli/profile_import.py:import_csv": COMMAND,
+    "arguments llmservingsim/cli/profile_import.py:import_vidur": COMMAND,
     "arguments llmservingsim/cli/run.py:run": COMMAND,
     "arguments llmservingsim/cli/workload.py:generate_trace": COMMAND,
 }

@@ -116,7 +116,7 @@ def test_a_csv_holds_several_collectives_in_any_order(tmp_path: Path) -> None:
         ((",8,512", ",0,512"), "line 3: ranks: expected a positive integer, got '0'"),
         ((",512,", ",5e2,"), "line 3: size_bytes: expected a positive integer, got '5e2'"),
         (("7.5", ""), "line 3: time: expected microseconds, got ''"),
-        ((",512,7.5", ""), "line 3: size_bytes: expected a positive integer, got None"),
+        ((",512,7.5", ""), "line 3: expected collective,ranks,size_bytes,time_us, one cell for each"),
     ],
 )
 def test_a_wrong_csv_is_refused_with_its_line(tmp_path: Path, change: tuple[str, str], said: str) -> None:

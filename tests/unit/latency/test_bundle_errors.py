@@ -110,11 +110,11 @@ def test_rows_that_all_lack_a_column_are_malformed_too(tp_folder):
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
-    ("rows", "missing"), [("", "prefill"), ("0,0,1,16,9.5\n", "prefill"), ("16,0,0,0,9.5\n", "decode")]
+    ("rows", "missing"), [("", "row"), ("0,0,1,16,9.5\n", "prefill batch"), ("16,0,0,0,9.5\n", "decode batch")]
 )
 def test_attention_needs_both_kinds_of_batches(tp_folder, rows, missing):
     (tp_folder / "attention.csv").write_text(f"prefill_chunk,kv_prefill,n_decode,kv_decode,time_us\n{rows}")
-    with pytest.raises(ProfileError, match=rf"attention\.csv: holds no {missing} batch"):
+    with pytest.raises(ProfileError, match=rf"attention\.csv: holds no {missing}"):
         BundleSource(tp_folder)
 
 

@@ -32,8 +32,8 @@ from llmservingsim.latency import CalibratedRoofline, RooflineSource, fitted
 from llmservingsim.latency.calibration import Fit, calibrate
 from llmservingsim.latency.demand import HEAD, PRODUCTS
 from llmservingsim.latency.least_squares import fit_positive
-from llmservingsim.latency.left_out import leave_out
 from llmservingsim.latency.measured import Measured, find_bundles
+from llmservingsim.latency.models_left_out import leave_out
 from llmservingsim.latency.tiles import LogGrid
 from llmservingsim.model import ParallelLayout
 

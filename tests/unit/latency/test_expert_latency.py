@@ -77,7 +77,10 @@ def test_experts_of_a_wider_layout_are_those_measured_on_one_rank(folder: Path) 
         (None, r"tp1/moe\.csv: file is missing"),
         ("tokens,experts,time_us\n1,2,3\n", r"moe\.csv:1: expected the columns tokens,activated_experts,time_us"),
         (f"{HEADER}\n", r"moe\.csv: holds no row"),
-        (f"{HEADER}\n1,2,0\n", r"moe\.csv:2: expected tokens,activated_experts,time_us with a time greater than 0"),
+        (
+            f"{HEADER}\n1,2,0\n",
+            r"moe\.csv:2: expected tokens,activated_experts,time_us with whole sizes and a time greater than 0",
+        ),
     ],
 )
 def test_a_broken_table_of_experts_is_refused(tp_folder: Path, text: str | None, said: str) -> None:

@@ -75,6 +75,18 @@ def test_unequal_chunks_and_contexts_follow_the_tiles(chunks: list[tuple[int, in
     assert attention().at(batch(chunks)) == pytest.approx(prefill_us(chunks), rel=1e-6)
 
 
+def test_a_chunk_behind_a_context_takes_what_was_measured_behind_it() -> None:
+    """Reading what is cached costs a third more here than the model of tiles has it."""
+    rows = [
+        (1, q, c, prefill_us([(q, c)]) * (1 if c == 0 else 4 / 3)) for q, c in product((64, 256, 1024), (0, 1024, 4096))
+    ]
+    read = KernelAttention(np.array(rows, dtype=float), DECODE)
+    for _, query, context, time_us in rows:
+        assert read.at(batch([(query, context)])) == pytest.approx(time_us, rel=1e-9)
+    assert read.covers(batch([(256, 4096)]))
+    assert not read.covers(batch([(256, 5000)]))
+
+
 def test_kernels_of_their_own_run_one_after_another() -> None:
     mixed = batch([(512, 0)], [1000] * 32)
     assert attention().at(mixed) == attention().at(batch([(512, 0)])) + attention().at(batch([], [1000] * 32))

@@ -105,6 +105,18 @@ def test_without_any_row_of_attention_it_is_the_roofline_s(load: Load) -> None:
     assert source.latency_ns("attention", shape) == ROOFLINE.latency_ns("attention", shape)
 
 
+def test_decodes_and_prompts_may_have_kernels_of_their_own(load: Load) -> None:
+    text = TABLE.replace("attention, 10", "prompt, 10").replace("attention, 30", "prompt, 30")
+    source = load(text, operators={"attention": ["attention", "prompt"]})
+    shape = batch([(10, 50), (20, 0)], [100, 100])
+    assert source.latency_ns("attention", shape) == load().latency_ns("attention", shape)
+
+
+def test_names_that_add_up_in_one_half_of_attention_and_not_in_the_other_are_refused(load: Load) -> None:
+    with pytest.raises(ProfileError, match="values times no prompt chunks, which attention does"):
+        load(TABLE + "values, 2, 2, 100, 6,\n", operators={"attention": ["attention", "values"]})
+
+
 def test_shapes_beyond_the_table_are_counted(load: Load) -> None:
     source = load()
     for shape in (batch([(150, 0)]), batch([(201, 0)]), batch([(10, 101)]), batch(decodes=[301, 301])):
@@ -137,6 +149,56 @@ def test_an_operator_beside_the_blocks_is_called_once_whatever_a_row_times(load:
     for per in ("call", "layer", "model"):
         source = load("operator,tokens,time\nlm_head,1,5\n", per=per)
         assert source.latency_ns("lm_head", batch(decodes=[4])) == 5_000
+
+
+CHOSEN = """name,dtype,tp,batch,new,cached,us
+o_proj,fp16,1,,8,,10
+o_proj,fp16,2,,8,,6
+o_proj,bf16,1,,8,,99
+attention,fp16,1,4,4,99,20
+attention,fp16,1,1,8,0,30
+attention,fp16,2,4,4,99,12
+"""
+NAMES = {"operator": "name", "tokens": "new", "sequences": "batch", "context": "cached", "time": "us"}
+
+
+def test_rows_are_chosen_by_what_other_columns_say(load: Load) -> None:
+    source = load(CHOSEN, columns=NAMES, where={"dtype": "FP16", "tp": 1})
+    assert source.latency_ns("o_proj", batch([(8, 0)])) == 10_000
+
+
+def test_a_context_counts_what_was_there_before_the_new_tokens(load: Load) -> None:
+    source = load(CHOSEN, columns=NAMES, where={"dtype": "fp16", "tp": 1})
+    assert source.latency_ns("attention", batch(decodes=[100] * 4)) == 20_000
+    assert source.latency_ns("attention", batch([(8, 0)])) == 30_000
+
+
+def test_a_column_may_say_for_how_many_ranks_a_row_was_made(load: Load) -> None:
+    columns = NAMES | {"tensor_parallel_size": "tp"}
+    spec = msgspec.convert({"path": "x", "columns": columns, "where": {"dtype": "fp16"}}, OperatorTableSpec)
+    for tp, us in ((1, 10), (2, 6)):
+        chosen = msgspec.to_builtins(spec.for_ranks(tp))
+        assert load(CHOSEN, **chosen | {"path": "x"}).latency_ns("o_proj", batch([(8, 0)])) == us * 1000
+    with pytest.raises(ProfileError, match=r"times.csv: no row has tp 4; expected one of 1, 2"):
+        load(CHOSEN, **msgspec.to_builtins(spec.for_ranks(4)))
+    with pytest.raises(ConfigError, match=r"of no use beside columns.tensor_parallel_size"):
+        OperatorTableSpec(path="x", columns=spec.columns, tensor_parallel_size=2)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (
+            {"where": {"dtyp": "fp16"}},
+            r"times.csv:1: has no column 'dtyp' \(did you mean 'dtype'\?\), which latency.table",
+        ),
+        ({"where": {"dtype": "fp8"}}, r"no row has dtype fp8; expected one of bf16, fp16"),
+        ({"columns": NAMES | {"context": "kv"}}, r"has no column 'kv', which latency.table.columns.context names"),
+    ],
+)
+def test_a_choice_that_no_row_meets_is_refused(load: Load, keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ProfileError, match=message):
+        load(CHOSEN, **{"columns": NAMES, **keys})
 
 
 HEADER = "operator,tokens,sequences,kv,time\n"
@@ -186,7 +248,7 @@ def test_what_is_missing_may_be_an_error(load: Load) -> None:
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ProfileError, match=r"latency.table.path: .*nowhere.csv: cannot read"):
+    with pytest.raises(ProfileError, match=r"nowhere.csv: file is missing; latency.table.path names it"):
         OperatorTableSource(tmp_path / "nowhere.csv", OperatorTableSpec(path="nowhere.csv"), MODEL, ROOFLINE)
 
 

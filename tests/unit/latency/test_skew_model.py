@@ -74,7 +74,7 @@ def test_batches_that_are_not_slowed_give_no_bound(tp_folder):
 
 
 def test_an_unknown_mode_lists_the_known_ones(uneven):
-    with pytest.raises(ProfileError, match=r"latency\.skew: 'fited' is unknown.*expected one of fitted, off"):
+    with pytest.raises(ProfileError, match=r"latency\.skew: 'fited' is unknown.*expected one of fitted, measured, off"):
         BundleSource(uneven, skew="fited")
 
 
@@ -90,8 +90,8 @@ def test_a_missing_column_is_named(uneven):
 )
 def test_a_malformed_row_is_named_by_its_line(uneven, row):
     lines = (uneven / "skew.csv").read_text().splitlines()
-    (uneven / "skew.csv").write_text("\n".join([lines[0], lines[1], row, *lines[2:]]))
-    with pytest.raises(ProfileError, match=rf"skew\.csv:3: expected 14 columns .*, got '{re.escape(row)}'"):
+    (uneven / "skew.csv").write_text("\n".join([lines[0], lines[1], row, *lines[2:], ""]))
+    with pytest.raises(ProfileError, match=rf"skew\.csv:3: expected 14 columns.*, got '{re.escape(row)}'"):
         BundleSource(uneven)
 
 

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from llmservingsim.cli.degrees import parse_degrees
+from llmservingsim.cli.profile_run import run
 from llmservingsim.cli.profile_table import print_findings
 from llmservingsim.config.catalog import find_accelerator, find_model
 from llmservingsim.errors import ConfigError, LLMServingSimError, one_of
@@ -25,7 +27,9 @@ from llmservingsim.latency.kernel_database import ENGINES, SYSTEMS
 from llmservingsim.model import ParallelLayout, check_layout
 
 app = typer.Typer(
-    name="profile", help="Operator latencies: get them from elsewhere, and check them.", no_args_is_help=True
+    name="profile",
+    help="Operator latencies: measure them, get them from elsewhere, and check them.",
+    no_args_is_help=True,
 )
 
 
@@ -35,9 +39,12 @@ class Source(StrEnum):
     AICONFIGURATOR = "aiconfigurator"
 
 
+app.command("run")(run)
+
+
 @app.callback()
 def profile() -> None:
-    """Operator latencies: get them from elsewhere, and check them."""
+    """Operator latencies: measure them, get them from elsewhere, and check them."""
 
 
 @app.command("import")
@@ -60,7 +67,7 @@ def import_profile(
         raise ConfigError(f"--engine {engine}: expected one of {one_of(ENGINES)}")
     database = KernelDatabase(system or system_of(accelerator.name), engine, version)
     root = output / accelerator.name
-    for degree in _degrees(tp):
+    for degree in parse_degrees(tp):
         layout = ParallelLayout(degree)
         check_layout(found, layout)
         folder = root / bundle_name(found, degree)
@@ -114,10 +121,3 @@ def _subject(folder: Path, hardware: str | None, model: str | None, models: Sequ
         return None
     tp = degree.removeprefix("tp")
     return Subject(found, ParallelLayout(int(tp) if tp.isdecimal() else 1), accelerator)
-
-
-def _degrees(text: str) -> list[int]:
-    degrees = [int(part) for part in text.split(",") if part.strip().isdecimal()]
-    if len(degrees) != len(text.split(",")) or 0 in degrees:
-        raise ConfigError(f"--tp {text}: expected numbers of devices, as 1,2,4")
-    return degrees

@@ -65,7 +65,7 @@ class ShotProgress:
     def tell_end(self, session: Session, folder: Path) -> None:
         """Say what was reached."""
         journal = session.journal
-        noises = sorted(max(s.noise for s in entry.operators.values()) for entry in journal)
+        noises = sorted(entry.noise for entry in journal)
         self._say(f"{folder}: {len(journal.entries)} shots in {journal.seconds:.0f} s, {_reached(session)}")
         median = noises[len(noises) // 2]
         self._say(f"noise: {median:.1%} at the median, {noises[-1]:.1%} at most" + _advice(median))

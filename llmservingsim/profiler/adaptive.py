@@ -14,6 +14,7 @@ the error that is reached is stated with room.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -155,7 +156,7 @@ def _fit_doubts(entries: Sequence[Entry], decodes: Sequence[Entry], weights: _We
     measured = {entry.shot: entry for entry in entries}
     neighbours: dict[Shot, list[Shot]] = {}
     for line, _ in _lines(entries):
-        for below, above in zip(line, line[1:], strict=False):
+        for below, above in pairwise(line):
             neighbours.setdefault(below.shot, []).append(above.shot)
             neighbours.setdefault(above.shot, []).append(below.shot)
     for fold in range(_FOLDS):

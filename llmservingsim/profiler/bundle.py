@@ -83,11 +83,10 @@ def host_gaps(steps: Sequence[Entry], job: Job, folder: Path) -> list[tuple[int,
 
 
 def _write_tables(journal: Journal, folder: Path) -> list[Path]:
-    dense = [entry for entry in journal.of(Table.DENSE)]
     decodes = [(0, 0, *entry.shot.at, _us(entry)) for entry in journal.of(Table.DECODE)]
     mixed = [(*entry.shot.at, _us(entry)) for entry in journal.of(Table.MIXED)]
     files = [
-        _write(folder / "dense.csv", ("layer", "tokens", "time_us"), _lines(dense)),
+        _write(folder / "dense.csv", ("layer", "tokens", "time_us"), _lines(journal.of(Table.DENSE))),
         _write(folder / "per_sequence.csv", ("layer", "sequences", "time_us"), _lines(journal.of(Table.PER_SEQUENCE))),
         _write(folder / "attention.csv", _ATTENTION, [*decodes, *mixed]),
     ]

@@ -15,6 +15,7 @@ SIZES = tuple(2**exponent for exponent in range(10, 29, 2))
 """Bytes of a message: 1 KiB to 256 MiB."""
 
 _WARMUP, _REPEATS = 5, 20
+_PATIENCE_S = 600.0
 Row = tuple[int, int, float]
 """Ranks, bytes, microseconds."""
 
@@ -50,20 +51,26 @@ def all_reduce_times(ranks: int, backend: str, sizes: Sequence[int]) -> list[Row
         backend: Of torch.distributed: ``nccl`` or ``gloo``.
         sizes: Bytes of a message.
     """
-    import torch.multiprocessing as multiprocessing
+    from torch import multiprocessing
 
-    results = multiprocessing.get_context("spawn").SimpleQueue()
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    multiprocessing.spawn(_rank, args=(ranks, port, backend, tuple(sizes), results), nprocs=ranks)
-    found: list[Row] = results.get()
+    arguments = (ranks, port, backend, tuple(sizes), results)
+    started = [context.Process(target=_rank, args=(rank, *arguments)) for rank in range(ranks)]
+    for process in started:
+        process.start()
+    found: list[Row] = results.get(timeout=_PATIENCE_S)
+    for process in started:
+        process.join()
     return found
 
 
 def _rank(rank: int, ranks: int, port: int, backend: str, sizes: Sequence[int], results: Any) -> None:
     import torch
-    import torch.distributed as distributed
+    from torch import distributed
 
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     device = f"cuda:{rank}" if backend == "nccl" else "cpu"

@@ -35,13 +35,12 @@ class Facts(NamedTuple):
 
 
 class Engine(Protocol):
-    """Runs shots of one rank of a model.
+    """Runs shots of one rank of a model."""
 
-    Attributes:
-        is_additive: Whether the chunks and decodes of a batch run one after another, so that their times add up.
-    """
-
-    is_additive: bool
+    @property
+    def is_additive(self) -> bool:
+        """Whether the chunks and decodes of a batch run one after another, so that their times add up."""
+        ...
 
     def describe(self) -> Mapping[str, Any]:
         """Under which conditions it measures: device, versions, threads, kernels. Resuming needs the same."""
@@ -93,13 +92,15 @@ def _torch(options: EngineOptions) -> Engine:
 def _vllm(options: EngineOptions) -> Engine:
     from llmservingsim.profiler.vllm_engine import VllmEngine
 
-    return VllmEngine(options)
+    engine: Engine = VllmEngine(options)
+    return engine
 
 
 def _sglang(options: EngineOptions) -> Engine:
     from llmservingsim.profiler.sglang_engine import SglangEngine
 
-    return SglangEngine(options)
+    engine: Engine = SglangEngine(options)
+    return engine
 
 
 ENGINES: Mapping[str, Any] = {"torch": _torch, "vllm": _vllm, "sglang": _sglang}

@@ -64,7 +64,7 @@ def measure_facts(device: str, dtype: torch.dtype) -> Facts:
     square = torch.randn(edge, edge, device=device, dtype=dtype)
     little = torch.ones(1, device=device)
     with torch.inference_mode():
-        read_s, product_s = _best_s(lambda: large.sum(), device), _best_s(lambda: square @ square, device)
+        read_s, product_s = _best_s(large.sum, device), _best_s(lambda: square @ square, device)
         least_s = min(_best_s(lambda: little + 1, device) for _ in range(20))
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)

@@ -25,7 +25,7 @@ def write_run_file(folder: Path, hardware: str, model: str, dtype: str | None, t
         tp: Tensor-parallel size.
         limits: How far the bundle reaches.
     """
-    instance = {"model": model, "hardware": hardware, **({"dtype": dtype} if dtype else {})}
+    instance: dict[str, Any] = {"model": model, "hardware": hardware, **({"dtype": dtype} if dtype else {})}
     if tp > 1:
         instance["tensor_parallel_size"] = tp
     serving = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +36,12 @@ class Entry(NamedTuple):
     seconds: float
     power_w: float | None = None
 
+    @property
+    def noise(self) -> float:
+        """Relative standard error of the sum of the operators, as if they erred together."""
+        total = sum(samples.median for samples in self.operators.values())
+        return sum(samples.noise * samples.median for samples in self.operators.values()) / total if total else 0.0
+
     def us(self, operator: str) -> float:
         """Median time of an operator."""
         return self.operators[operator].median
@@ -48,6 +55,11 @@ class Journal:
         conditions: Under which is measured; a journal made under others is refused.
         restart: Forget what is there.
 
+    Attributes:
+        entries: The calmest measurement of each shot.
+        seconds: Time spent measuring, over all runs.
+        tries: How often each shot was measured.
+
     Raises:
         ProfileError: The file was made under other conditions, or a line in its middle is broken.
     """
@@ -56,6 +68,8 @@ class Journal:
         self.path = path
         self.conditions = json.loads(json.dumps(conditions))
         self.entries: dict[Shot, Entry] = {}
+        self.seconds = 0.0
+        self.tries: Counter[Shot] = Counter()
         path.parent.mkdir(parents=True, exist_ok=True)
         if restart:
             path.unlink(missing_ok=True)
@@ -64,11 +78,6 @@ class Journal:
         self._file.truncate(kept)
         if not kept:
             self._append({"journal": VERSION, **self.conditions})
-
-    @property
-    def seconds(self) -> float:
-        """Time spent measuring, over all runs."""
-        return sum(entry.seconds for entry in self.entries.values())
 
     def of(self, table: Table) -> list[Entry]:
         """The entries of a table, by rising coordinates."""
@@ -86,7 +95,7 @@ class Journal:
                 "operators": {name: _rounded(samples) for name, samples in entry.operators.items()},
             }
         )
-        self.entries[entry.shot] = entry
+        self._keep(entry)
 
     def close(self) -> None:
         """Close the file."""
@@ -109,9 +118,16 @@ class Journal:
             if number == 1:
                 self._check_conditions(table)
             else:
-                entry = self._entry(number, table)
-                self.entries[entry.shot] = entry
+                self._keep(self._entry(number, table))
         return kept
+
+    def _keep(self, entry: Entry) -> None:
+        """Of a shot that was measured again, the calmer measurement counts."""
+        self.seconds += entry.seconds
+        self.tries[entry.shot] += 1
+        before = self.entries.get(entry.shot)
+        if before is None or entry.noise < before.noise:
+            self.entries[entry.shot] = entry
 
     def _parse(self, number: int, line: bytes) -> dict[str, Any]:
         try:
@@ -133,8 +149,8 @@ class Journal:
             was = ", ".join(f"{key} {there.get(key)!r}" for key in differing)
             now = ", ".join(f"{key} {self.conditions.get(key)!r}" for key in differing)
             raise ProfileError(
-                f"{self.path}: measured under other conditions: {was}; now {now}. Expected the same {one_of(differing)}, "
-                "another --output, or --restart, which forgets what was measured"
+                f"{self.path}: measured under other conditions: {was}; now {now}. Expected the same "
+                f"{one_of(differing)}, another --output, or --restart, which forgets what was measured"
             )
 
     def _entry(self, number: int, table: Mapping[str, Any]) -> Entry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from importlib import import_module
 from types import TracebackType
 from typing import Any
 
@@ -17,7 +18,8 @@ class PowerMeter:
     """
 
     def __init__(self, device: str) -> None:
-        self._handle, self._nvml = _handle() if device == "cuda" else (None, None)
+        found: tuple[Any, Any] = _handle() if device == "cuda" else (None, None)
+        self._handle, self._nvml = found
         self._samples: list[float] = []
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -60,7 +62,7 @@ class PowerMeter:
 
 def _handle() -> tuple[Any, Any]:
     try:
-        import pynvml
+        pynvml = import_module("pynvml")
 
         pynvml.nvmlInit()
         return pynvml.nvmlDeviceGetHandleByIndex(0), pynvml

@@ -43,7 +43,7 @@ class Samples(NamedTuple):
         mean, low, high: Of all passes.
         spread: Interquartile range over the median.
         noise: Relative standard error of the median.
-        count: Passes.
+        passes: How many.
     """
 
     median: float
@@ -52,7 +52,7 @@ class Samples(NamedTuple):
     high: float
     spread: float
     noise: float
-    count: int
+    passes: float
 
     @classmethod
     def of(cls, times: list[float]) -> Samples:

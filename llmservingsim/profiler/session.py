@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llmservingsim.config.catalog import ModelSpec
 from llmservingsim.model import ParallelLayout
@@ -18,6 +18,10 @@ from llmservingsim.profiler.shots import Shot
 
 _ESTIMATE_EVERY = 4
 """Shots between two estimates of the error, each of which takes as long as some shots."""
+
+
+_TRIES = 3
+"""Times that a noisy shot is measured; the calmest counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,7 @@ class Goal:
 
     error: float = 0.03
     budget_s: float = 600.0
-    effort: Effort = Effort()
+    effort: Effort = field(default_factory=Effort)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +108,7 @@ class Session:
         for index, shot in enumerate(self.plan):
             if shot not in self.journal.entries and (self._has_time or index < self._indispensable):
                 yield self._measure(shot)
-        while self._has_time and (batch := self._next()):
+        while self._has_time and (batch := self._next() or self._restless()):
             for shot in batch:
                 yield self._measure(shot)
                 if not self._has_time:
@@ -128,8 +132,18 @@ class Session:
         """The shots that lessen the largest errors; none when the goal is reached."""
         found = [doubt for doubt in doubts(self.journal, self.job.model) if doubt.next is not None]
         self.error = found[0].error if found else 0.0
-        wanted = [doubt.next for doubt in found if doubt.error > self.goal.error and doubt.next is not None]
-        return list(dict.fromkeys(wanted))[:_ESTIMATE_EVERY]
+        far_off = [doubt for doubt in found if doubt.error > self.goal.error][:_ESTIMATE_EVERY]
+        again = [doubt.shot for doubt in far_off if self._is_restless(self.journal.entries[doubt.shot])]
+        return again or list(dict.fromkeys(doubt.next for doubt in far_off if doubt.next is not None))
+
+    def _restless(self) -> list[Shot]:
+        """Shots that are worth measuring again, the noisiest first."""
+        noisy = [entry for entry in self.journal if self._is_restless(entry)]
+        return [entry.shot for entry in sorted(noisy, key=lambda entry: -entry.noise)][:_ESTIMATE_EVERY]
+
+    def _is_restless(self, entry: Entry) -> bool:
+        """Whether a shot fell into a time of noise that may be over now."""
+        return entry.noise > 2 * self.goal.effort.noise and self.journal.tries[entry.shot] < _TRIES
 
     def _measure(self, shot: Shot) -> Progress:
         begun_s = time.perf_counter()
@@ -137,7 +151,5 @@ class Session:
             operators = measure(self._engine.prepare(shot), self.goal.effort)
         entry = Entry(shot, operators, time.perf_counter() - begun_s, self._power.mean_w)
         self.journal.add(entry)
-        total = sum(samples.median for samples in operators.values())
-        noise = sum(samples.noise * samples.median for samples in operators.values()) / total if total else 0.0
         done, planned = len(self.journal.entries), len(self.plan)
-        return Progress(done, planned, self.journal.seconds, self.goal.budget_s, self.error, shot, noise)
+        return Progress(done, planned, self.journal.seconds, self.goal.budget_s, self.error, shot, entry.noise)

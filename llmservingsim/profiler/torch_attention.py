@@ -28,6 +28,10 @@ class Heads(NamedTuple):
     device: str
     dtype: torch.dtype
 
+    def random(self, *shape: int) -> Tensor:
+        """Values of a cache."""
+        return torch.randn(*shape, device=self.device, dtype=self.dtype)
+
     def cache_bytes(self, batch: Sequence[Piece]) -> int:
         """Keys and values of a batch in one layer."""
         return 2 * self.kv * self.dim * self.dtype.itemsize * sum(piece.kv_len for piece in batch)
@@ -45,11 +49,7 @@ class SequentialAttention:
     def __init__(self, heads: Heads, batch: Sequence[Piece], layers: int) -> None:
         self._window = heads.window
         self._pieces = list(batch)
-        make = {"device": heads.device, "dtype": heads.dtype}
-        self._caches = [
-            [torch.randn(2, heads.kv, piece.kv_len, heads.dim, **make) for piece in batch]  # type: ignore[arg-type]
-            for _ in range(layers)
-        ]
+        self._caches = [[heads.random(2, heads.kv, piece.kv_len, heads.dim) for piece in batch] for _ in range(layers)]
         self._masks = [self._mask(piece, heads) for piece in batch]
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, layer: int) -> Tensor:
@@ -115,8 +115,7 @@ class VarlenAttention:
         self._starts = [_starts(lengths, heads.device) for lengths in (queries, keys)]
         self._longest = max(queries), max(keys)
         self._window = (-1 if heads.window is None else heads.window - 1, 0)
-        shape = (2, sum(keys), heads.kv, heads.dim)
-        self._caches = [torch.randn(*shape, device=heads.device, dtype=heads.dtype) for _ in range(layers)]
+        self._caches = [heads.random(2, sum(keys), heads.kv, heads.dim) for _ in range(layers)]
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, layer: int) -> Tensor:
         """Write keys and values, attend."""

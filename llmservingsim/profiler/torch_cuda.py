@@ -37,7 +37,7 @@ def graph_pass(
             operators[name](state, weights)
             if name in wanted and name not in graphs:
                 graphs[name] = _captured(operators[name], before, blocks, calls)
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
 
     def run() -> dict[str, float]:
         times = {}
@@ -70,7 +70,7 @@ def _captured(
 
 def _warm_up(run: Callable[[], None]) -> None:
     """Run once on a side stream, as capturing asks for."""
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         run()

@@ -55,8 +55,8 @@ class TorchEngine:
         self._layers = Layers(model, options.layout, self._device, dtype, options.max_model_len)
         rank = self._layers
         self._heads = Heads(rank.heads, rank.kv_heads, model.head_dim, model.sliding_window, self._device, dtype)
-        self._flash = flash_attention() if self._device == "cuda" and dtype is not torch.float32 else None
-        self.is_additive = self._flash is None
+        if self._device == "cuda" and dtype is not torch.float32:
+            rank.flash_attention = flash_attention()
         self._cache_bytes = 2 * last_level_cache_bytes(self._device)
         self._names = block_names(model)
         copies = self._copies(rank.block_bytes)
@@ -64,9 +64,14 @@ class TorchEngine:
         self._experts_made = False
         self._turn = itertools.count()
 
+    @property
+    def is_additive(self) -> bool:
+        """Sequences one after another add up; one kernel for all of them does not."""
+        return self._layers.flash_attention is None
+
     def describe(self) -> Mapping[str, Any]:
         """Return versions, device and kernels."""
-        kernel = "scaled_dot_product_attention per sequence" if self._flash is None else "varlen_attn (FlashAttention)"
+        kernel = "scaled_dot_product_attention per sequence" if self.is_additive else "FlashAttention, variable lengths"
         return {"attention_kernel": kernel, **describe_device(self._device)}
 
     def circumstances(self) -> Mapping[str, Any]:
@@ -159,7 +164,7 @@ class TorchEngine:
         return run
 
     def _sequence(self, names: Sequence[str], blocks: int | None = None) -> Iterator[tuple[str, Weights, int]]:
-        """What a pass runs, in order: the block's operators several times, each time with the next weights and cache."""
+        """What a pass runs, in order: a block's operators several times, each time with the next weights and cache."""
         count = blocks or min(self.model.num_layers, _BLOCKS_PER_PASS)
         inner = [name for name in names if name not in (*START, *END)]
         yield from ((name, {}, 0) for name in names if name in START)
@@ -207,9 +212,10 @@ class TorchEngine:
 
     def _attend(self, batch: Sequence[Piece]) -> SequentialAttention | VarlenAttention:
         layers = self._copies(self._heads.cache_bytes(batch))
-        if self._flash is None:
+        kernel = self._layers.flash_attention
+        if kernel is None:
             return SequentialAttention(self._heads, batch, layers)
-        return VarlenAttention(self._flash, self._heads, batch, layers)
+        return VarlenAttention(kernel, self._heads, batch, layers)
 
     def _copies(self, size_bytes: int) -> int:
         """How many copies of something exceed the last-level cache twice; at most one per block."""
@@ -217,7 +223,7 @@ class TorchEngine:
 
 
 def _pieces(shot: Shot) -> list[Piece]:
-    """The sequences of a shot of attention, chunks first, as vLLM's kernels see them last or first alike."""
+    """The sequences of a shot of attention."""
     if shot.table is Table.DECODE:
         count, kv = shot.at
         return [Piece(1, kv)] * count

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - everybody's name for it
@@ -27,7 +27,7 @@ EPSILON = 1e-6
 
 
 class Attend(Protocol):
-    """Attention of one batch: queries, keys and values ``[tokens, heads, head_dim]`` and a layer's cache, to queries."""
+    """Attention of one batch; queries, keys and values are of shape ``[tokens, heads, head_dim]``."""
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, layer: int) -> Tensor:
         """Write keys and values into the cache of ``layer``; return what the queries attend to."""
@@ -97,6 +97,9 @@ class Layers:
             "lm_head": self._lm_head,
             "sampler": self._sampler,
         }
+        self.flash_attention: Callable[..., Any] | None = None
+        self._visits_of: Tensor | None = None
+        self._found: list[tuple[Tensor, ...]] = []
         angles = torch.outer(
             torch.arange(max_positions), 10000.0 ** -(torch.arange(0, model.head_dim, 2) / model.head_dim)
         )
@@ -230,17 +233,21 @@ class Layers:
                 inner = self._activated(F.linear(hidden[tokens], weights["experts_up"][expert]))
                 given = F.linear(inner, weights["experts_down"][expert]) * share[tokens, places, None]
                 summed.index_add_(0, tokens, given)
-        if "shared_up" in weights:
-            summed = summed + F.linear(self._activated(F.linear(hidden, weights["shared_up"])), weights["shared_down"])
-        state.hidden = summed
+        state.hidden = summed + self.shared_experts(hidden, weights)
+
+    def shared_experts(self, hidden: Tensor, weights: Weights) -> Tensor | float:
+        """What the experts that every token visits add, 0 where there are none."""
+        if "shared_up" not in weights:
+            return 0.0
+        return F.linear(self._activated(F.linear(hidden, weights["shared_up"])), weights["shared_down"])
 
     def _visits(self, routing: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Tokens and places of each expert; looked up once per routing, because a graph cannot wait for their counts."""
-        if getattr(self, "_visits_of", None) is not routing:
+        """Tokens and places of each expert; found once per routing, because a graph cannot wait for their counts."""
+        if self._visits_of is not routing:
             self._visits_of = routing
-            found = [torch.nonzero(routing == expert, as_tuple=True) for expert in range(self.model.num_experts)]
-            self._visits_found = [(tokens, places) for tokens, places in found]
-        return self._visits_found
+            experts = range(self.model.num_experts)
+            self._found = [torch.nonzero(routing == expert, as_tuple=True) for expert in experts]
+        return self._found  # type: ignore[return-value]
 
     def _lm_head(self, state: State, _: Weights) -> None:
         assert state.hidden is not None
@@ -258,5 +265,6 @@ class Layers:
 
     def _split(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
         assert state.qkv is not None
-        query, key, value = state.qkv.split((self.heads, self.kv_heads, self.kv_heads), dim=1)
-        return query, key, value
+        key = self.heads
+        value = key + self.kv_heads
+        return state.qkv[:, :key], state.qkv[:, key:value], state.qkv[:, value:]

@@ -91,7 +91,7 @@ def _rotary(get_rope: Any, layers: Layers, max_position: int) -> Mapping[str, Op
 
     def rotary_emb(state: State, _: Weights) -> None:
         assert state.qkv is not None
-        query, key, _value = torch.split(state.qkv.flatten(1), widths, dim=1)  # type: ignore[no-untyped-call]
+        query, key, _value = state.qkv.flatten(1).split_with_sizes(widths, dim=1)
         rope(state.positions, query, key)  # turns them in place
 
     return {"rotary_emb": rotary_emb}

@@ -54,8 +54,8 @@ def coarse_plan(model: ModelSpec, limits: Limits, *, is_additive: bool, with_exp
         with_experts: Whether the experts of a mixture are measured (in the folder of the first degree only).
     """
     tables: list[list[Shot]] = [
-        [Shot(Table.DENSE, (n,)) for n in corners_first([1, 2, *spread(4, limits.max_num_batched_tokens)])],
-        [Shot(Table.PER_SEQUENCE, (n,)) for n in corners_first([1, 2, *spread(4, limits.max_num_seqs)])],
+        [Shot(Table.DENSE, (n,)) for n in _from_one(limits.max_num_batched_tokens)],
+        [Shot(Table.PER_SEQUENCE, (n,)) for n in _from_one(limits.max_num_seqs)],
         _decodes(limits),
         _prefills(limits),
     ]
@@ -91,6 +91,11 @@ def _in_turn(tables: Sequence[Sequence[Shot]]) -> Iterator[Shot]:
     """One shot of each table after another, so that all are usable early."""
     for row in itertools.zip_longest(*tables):
         yield from (shot for shot in row if shot is not None)
+
+
+def _from_one(most: int) -> list[int]:
+    """Sizes from 1, and 2: a product with one row often has a kernel of its own."""
+    return corners_first({1, min(2, most), *spread(min(4, most), most)})
 
 
 def _counts(limits: Limits) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from llmservingsim.profiler import Progress, Session
@@ -32,18 +31,8 @@ class ShotProgress:
                 TextColumn("{task.fields[state]}"),
                 console=self._console,
                 transient=True,
+                disable=not self._console.is_terminal,
             )
-
-    def __enter__(self) -> ShotProgress:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
 
     def follow(self, session: Session, title: str) -> bool:
         """Measure; return whether nobody interrupted."""
@@ -52,15 +41,24 @@ class ShotProgress:
             self._say(
                 f"{title}: {known} shots are measured already, {session.journal.seconds:.0f} s of the budget spent"
             )
-        task = self._bar.add_task(Path(title).name, total=session.goal.budget_s, state="") if self._bar else None
         try:
-            for progress in session.run():
-                if self._bar:
-                    self._bar.update(task, completed=min(progress.spent_s, progress.budget_s), state=_state(progress))
+            if self._bar is None:
+                for _ in session.run():
+                    pass
+            else:
+                self._draw(session, Path(title).name)
         except KeyboardInterrupt:
             self._say("stopped; what was measured is kept, and the same command goes on")
             return False
         return True
+
+    def _draw(self, session: Session, title: str) -> None:
+        """Measure, and redraw the line after every shot."""
+        with self._bar:
+            task = self._bar.add_task(title, total=session.goal.budget_s, state="")
+            for progress in session.run():
+                self._bar.update(task, completed=min(progress.spent_s, progress.budget_s), state=_state(progress))
+            self._bar.remove_task(task)
 
     def tell_end(self, session: Session, folder: Path) -> None:
         """Say what was reached."""

@@ -68,12 +68,11 @@ def run(
     limits = Limits(max_num_seqs, max_num_batched_tokens, max_model_len or min(_LONGEST, found.max_position_embeddings))
     goal = Goal(_share("--error", error), _budget_s(budget) / len(degrees), Effort(_share("--noise", noise)))
     target = _Target(found, check_name(hardware), output, device, engine, threads, limits)
-    with ShotProgress(enabled=not quiet) as progress:
-        for degree in degrees:
-            job = Job(found, ParallelLayout(degree), limits, device, with_experts=degree == 1 or 1 not in degrees)
-            is_whole = target.profile(job, goal, progress, restart=restart)
-            if not is_whole:
-                break
+    progress = ShotProgress(enabled=not quiet)
+    for degree in degrees:
+        job = Job(found, ParallelLayout(degree), limits, device, with_experts=degree == 1 or 1 not in degrees)
+        if not target.profile(job, goal, progress, restart=restart):
+            break
     command = target.write_run_files(degrees[0], dtype, directories)
     if not quiet:
         print(f"simulate with it:\n  {command}")

@@ -77,7 +77,7 @@ class SkewModel:
         scale = float(np.median([decode.at(r.n, r.kv_mean) / r.t_mean for r in rows]))
         fits = {n: _fit_pace([r for r in rows if r.n == n and r.nb == 1], scale) for n in sorted({r.n for r in rows})}
         paces = {n: per_token for n, (_, per_token) in fits.items() if _penalty(rows, n) > _VISIBLE}
-        if not paces:
+        if max(paces.values(), default=0.0) <= 0:
             return cls("off: no measured batch is slowed by its longest context")
         count = next(n for n, pace in paces.items() if pace >= max(paces.values()) / 2)
         base, per_token = fits[count]

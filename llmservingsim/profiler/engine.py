@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from llmservingsim.config.catalog import ModelSpec
-from llmservingsim.errors import ProfileError
 from llmservingsim.model import ParallelLayout
-from llmservingsim.plugins import find_plugin
+from llmservingsim.plugins import make_plugin
 from llmservingsim.profiler.sampling import Pass
 from llmservingsim.profiler.shots import Shot
 
@@ -110,11 +109,8 @@ def make_engine(name: str, options: EngineOptions) -> Engine:
     """Build the engine called ``name``: a built-in one, an entry point or ``package.module:Class``.
 
     Raises:
-        PluginError: Nothing answers to the name.
+        PluginError: Nothing answers to the name, or what does is no engine.
         ProfileError: Its package or its device is not there.
     """
-    engine: Engine = find_plugin("engine", name, ENGINES)(options)
-    for method in ("describe", "circumstances", "prepare", "facts"):
-        if not callable(getattr(engine, method, None)):
-            raise ProfileError(f"--engine {name}: expected a class with describe, circumstances, prepare and facts")
+    engine: Engine = make_plugin("engine", name, ENGINES, (options,), ("describe", "circumstances", "prepare", "facts"))
     return engine

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_engine import FakeEngine
+from fake_engine import CONFIG, FakeEngine
 
 from llmservingsim.config.catalog import ModelSpec, from_hf_config
 from llmservingsim.model import ParallelLayout
@@ -15,17 +15,6 @@ from llmservingsim.profiler.sampling import Effort
 LIMITS = Limits(32, 1024, 2048)
 QUICK = Effort(least=1, warmup=0)
 CONDITIONS = {"model": "org/tiny", "device": "cpu"}
-CONFIG: dict[str, Any] = {
-    "model_type": "llama",
-    "hidden_size": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 128,
-    "vocab_size": 512,
-    "max_position_embeddings": 2048,
-    "torch_dtype": "float32",
-}
 
 
 @pytest.fixture(autouse=True)
@@ -50,9 +39,7 @@ def model(make_model: Callable[..., ModelSpec]) -> ModelSpec:
 def make_session(tmp_path: Path, model: ModelSpec) -> Callable[..., Session]:
     """Makes a session over a journal in the temporary directory."""
 
-    def make(
-        engine: type[FakeEngine] = FakeEngine, error: float = 0.03, budget_s: float = 60, **job: Any
-    ) -> Session:
+    def make(engine: type[FakeEngine] = FakeEngine, error: float = 0.03, budget_s: float = 60, **job: Any) -> Session:
         found = Job(**{"model": model, "layout": ParallelLayout(), "limits": LIMITS, "device": "cpu", **job})
         journal = Journal(tmp_path / "journal.jsonl", CONDITIONS)
         made = engine(EngineOptions(found.model, found.layout, "cpu"))

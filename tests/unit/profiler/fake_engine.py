@@ -6,10 +6,24 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from llmservingsim.latency.tiles import TILE_ROWS, own_context
 from llmservingsim.profiler.engine import EngineOptions, Facts
 from llmservingsim.profiler.passes import END, START, block_names, step_names
 from llmservingsim.profiler.sampling import Pass
 from llmservingsim.profiler.shots import Shot, Table
+from llmservingsim.shapes import Chunk
+
+CONFIG: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 128,
+    "vocab_size": 512,
+    "max_position_embeddings": 2048,
+    "torch_dtype": "float32",
+}
 
 
 def dense_us(tokens: int) -> float:
@@ -23,9 +37,14 @@ def attention_us(shot: Shot) -> float:
         return 3.0 + count * (1.0 + 0.01 * kv)
     if shot.table is Table.PREFILL:
         count, chunk, context = shot.at
-        return 5.0 + count * chunk * (0.02 + 0.001 * (context + chunk / 2))
+        return 5.0 + count * chunk_us(chunk, context)
     chunk, context, count, kv = shot.at
-    return 6.0 + chunk * (0.02 + 0.001 * (context + chunk / 2)) + count * (1.0 + 0.02 * kv)
+    return 5.0 + chunk_us(chunk, context) + count * (1.0 + 0.02 * kv)
+
+
+def chunk_us(chunk: int, context: int) -> float:
+    """Tiles that walk through what they see, as `latency.tiles` has it."""
+    return 0.5 * -(-chunk // TILE_ROWS) + 0.04 * own_context(Chunk(chunk, context))
 
 
 class FakeEngine:
@@ -55,12 +74,14 @@ class FakeEngine:
         if shot.table is Table.DENSE:
             return {name: self.dense(name, shot.tokens) for name in self._dense_names}
         if shot.table is Table.PER_SEQUENCE:
-            return {name: 20.0 + shot.tokens for name in END[1:]}
+            return dict.fromkeys(END[1:], 20.0 + shot.tokens)
         if shot.table is Table.MOE:
             experts, tokens = shot.at
             return {"moe": 10.0 + 4 * experts + 0.3 * tokens}
         if shot.table is Table.SKEW:
-            return {"mean": 100.0, "max": 200.0, "skew": 150.0}
+            count, _, long_kv, kv = shot.at
+            mean = 3.0 + count * (1.0 + 0.01 * kv)
+            return {"mean": mean, "max": mean + count * 0.01 * (long_kv - kv), "skew": max(mean, 5 + 0.06 * long_kv)}
         if shot.table is Table.STEP:
             return {"step": self.host_us + sum(self._step_operators(*shot.at))}
         return {"attention": attention_us(shot)}
@@ -74,7 +95,7 @@ class FakeEngine:
 
     def _step_operators(self, count: int, kv: int) -> list[float]:
         known = {name: self.dense(name, count) for name in self._dense_names}
-        known |= {name: 20.0 + count for name in END[1:]}
+        known |= dict.fromkeys(END[1:], 20.0 + count)
         known["attention"] = attention_us(Shot(Table.DECODE, (count, kv)))
         return [known[name] for name in step_names(self.options.model)]
 
@@ -94,12 +115,12 @@ class SlowEngine(FakeEngine):
 
 
 class InterruptedEngine(FakeEngine):
-    """Somebody presses Ctrl-C at the 60th shot."""
+    """Somebody presses Ctrl-C at the 30th shot."""
 
     shots = 0
 
     def prepare(self, shot: Shot) -> Pass:
         type(self).shots += 1
-        if self.shots == 60:
+        if self.shots == 30:
             raise KeyboardInterrupt
         return super().prepare(shot)

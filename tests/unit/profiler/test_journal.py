@@ -81,7 +81,7 @@ def test_of_two_measurements_of_a_shot_the_calmer_one_counts_and_the_time_of_bot
 def test_a_profiler_that_is_killed_ten_times_loses_nothing_and_ends_where_one_left_alone_does(
     make_session: Callable[..., Session], tmp_path: Path
 ) -> None:
-    """SIGKILL at a random moment, between the first shot and the last; what was on the disk stays there, to the byte."""
+    """SIGKILL at a random moment, between the first shot and the last; what was on the disk stays there."""
     path = tmp_path / "journal.jsonl"
     fork = multiprocessing.get_context("fork")
     draw = random.Random(0)

@@ -64,7 +64,9 @@ def test_several_prompts_and_prompts_behind_a_context_are_measured(model: ModelS
     assert len({context for _, _, context in shots}) > 3
 
 
-@pytest.mark.parametrize(("low", "high", "sizes"), [(1, 16, [1, 4, 16]), (1, 30, [1, 4, 30]), (1, 40, [1, 4, 16, 40]), (16, 16, [16])])
+@pytest.mark.parametrize(
+    ("low", "high", "sizes"), [(1, 16, [1, 4, 16]), (1, 30, [1, 4, 30]), (1, 40, [1, 4, 16, 40]), (16, 16, [16])]
+)
 def test_sizes_spread_evenly_over_the_logarithm(low: int, high: int, sizes: list[int]) -> None:
     assert spread(low, high) == sizes
 

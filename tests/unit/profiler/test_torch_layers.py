@@ -18,7 +18,12 @@ from llmservingsim.profiler import package_layers  # noqa: E402
 from llmservingsim.profiler.torch_attention import Heads, Piece, SequentialAttention  # noqa: E402
 from llmservingsim.profiler.torch_layers import Layers, State  # noqa: E402
 
-MOE: dict[str, Any] = {"model_type": "qwen3_moe", "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+MOE: dict[str, Any] = {
+    "model_type": "qwen3_moe",
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+}
 KINDS: dict[str, dict[str, Any]] = {
     "llama": {},
     "qk_norm": {"model_type": "qwen3"},
@@ -149,7 +154,9 @@ def test_what_torch_cannot_measure_is_refused(
 
 
 @pytest.mark.parametrize("name", ["vllm", "sglang"])
-def test_an_engine_whose_package_is_absent_says_so(model: ModelSpec, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_whose_package_is_absent_says_so(
+    model: ModelSpec, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(__import__("sys").modules, name, None)
     with pytest.raises(ProfileError, match=f"--engine {name}: the package {name} is not installed here"):
         make_engine(name, EngineOptions(model, ParallelLayout(), "cuda", 1, 64))

@@ -19,6 +19,7 @@ from llmservingsim.model import ParallelLayout, check_layout
 from llmservingsim.profiler import Engine, EngineOptions, Goal, Job, Journal, Limits, Session, make_engine
 from llmservingsim.profiler.bundle import write_bundle
 from llmservingsim.profiler.collectives import measure_all_reduces
+from llmservingsim.profiler.engine import default_device
 from llmservingsim.profiler.hardware import check_name, run_command, write_accelerator, write_run_file
 from llmservingsim.profiler.journal import NAME
 from llmservingsim.profiler.naming import named_model
@@ -34,7 +35,7 @@ def run(
     model: Annotated[str, typer.Argument(help="Catalogued model, one of --models, or DIR/ORG/NAME of a config.json.")],
     hardware: Annotated[str, typer.Option(help="What the device is called: of the catalogue, or a name of your own.")],
     tp: Annotated[str, typer.Option(help="Tensor-parallel sizes, as 1,2,4: one rank of each is measured.")] = "1",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default cuda where there is one.")] = None,
     engine: Annotated[str, typer.Option(help="torch, vllm, sglang, or package.module:Class.")] = "torch",
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory of bundles to write into.")] = Path(
         "profiles"
@@ -67,6 +68,7 @@ def run(
         check_layout(found, ParallelLayout(degree))
     limits = Limits(max_num_seqs, max_num_batched_tokens, max_model_len or min(_LONGEST, found.max_position_embeddings))
     goal = Goal(_share("--error", error), _budget_s(budget) / len(degrees), Effort(_share("--noise", noise)))
+    device = device or default_device()
     target = _Target(found, check_name(hardware), output, device, engine, threads, limits)
     progress = ShotProgress(enabled=not quiet)
     for degree in degrees:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, NamedTuple, Protocol
 
 from llmservingsim.config.catalog import ModelSpec
+from llmservingsim.errors import ProfileError
 from llmservingsim.model import ParallelLayout
 from llmservingsim.plugins import make_plugin
 from llmservingsim.profiler.sampling import Pass
@@ -82,13 +84,34 @@ class EngineOptions:
     max_model_len: int = 2048
 
 
+def default_device() -> str:
+    """Return ``cuda`` where torch finds one, else ``cpu``."""
+    try:
+        import torch
+    except ImportError:
+        return "cpu"
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _need_torch(engine: str) -> None:
+    try:
+        import_module("torch")
+    except ImportError as error:
+        raise ProfileError(
+            f"--engine {engine}: needs PyTorch, which is not installed here ({error}); "
+            "pip install 'llmservingsim[profiler]'"
+        ) from error
+
+
 def _torch(options: EngineOptions) -> Engine:
+    _need_torch("torch")
     from llmservingsim.profiler.torch_engine import TorchEngine
 
     return TorchEngine(options)
 
 
 def _vllm(options: EngineOptions) -> Engine:
+    _need_torch("vllm")
     from llmservingsim.profiler.vllm_engine import VllmEngine
 
     engine: Engine = VllmEngine(options)
@@ -96,6 +119,7 @@ def _vllm(options: EngineOptions) -> Engine:
 
 
 def _sglang(options: EngineOptions) -> Engine:
+    _need_torch("sglang")
     from llmservingsim.profiler.sglang_engine import SglangEngine
 
     engine: Engine = SglangEngine(options)

@@ -11,6 +11,7 @@ from llmservingsim.errors import ProfileError
 from llmservingsim.model import ParallelLayout, model_operators
 from llmservingsim.model.weights import operator_weights
 from llmservingsim.profiler import EngineOptions, Shot, Table, make_engine
+from llmservingsim.profiler.engine import default_device
 
 torch = pytest.importorskip("torch")
 
@@ -160,6 +161,14 @@ def test_an_engine_whose_package_is_absent_says_so(
     monkeypatch.setitem(__import__("sys").modules, name, None)
     with pytest.raises(ProfileError, match=f"--engine {name}: the package {name} is not installed here"):
         make_engine(name, EngineOptions(model, ParallelLayout(), "cuda", 1, 64))
+
+
+@pytest.mark.parametrize("name", ["torch", "vllm", "sglang"])
+def test_without_torch_the_extra_is_named(model: ModelSpec, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    with pytest.raises(ProfileError, match=f"--engine {name}: needs PyTorch.*llmservingsim\\[profiler\\]"):
+        make_engine(name, EngineOptions(model, ParallelLayout(), "cpu", 1, 64))
+    assert default_device() == "cpu"
 
 
 class StandInNorm(torch.nn.Module):

@@ -1,7 +1,8 @@
 """From the journal to the files of a bundle, in the layout that `llmservingsim.latency.bundle` reads.
 
 All files of a ``tp<N>`` folder are written beside it and put in place one by one by renaming, so that none is ever half
-there. ``host.csv`` holds what a whole step takes beyond its operators, as the bundle itself would time them.
+there. ``host.csv`` holds what a whole step takes beyond its operators: those of the same step where the engine times
+them in turn with it, because a machine that others share drifts from shot to shot; else as the bundle would time them.
 """
 
 from __future__ import annotations
@@ -77,7 +78,10 @@ def host_gaps(steps: Sequence[Entry], job: Job, folder: Path) -> list[tuple[int,
     for entry in steps:
         count, kv = entry.shot.at
         shape = BatchShape((), count, count * kv, kv, count)
-        operators_us = sum(source.latency_ns(name, shape) for name in names) / NS_PER_US
+        if "operators" in entry.operators:
+            operators_us = entry.us("operators")
+        else:
+            operators_us = sum(source.latency_ns(name, shape) for name in names) / NS_PER_US
         gaps.append((count, round(max(0.0, entry.us("step") - operators_us), 3)))
     return gaps
 

@@ -55,8 +55,8 @@ class Engine(Protocol):
         """Build the batch; return what runs it once and tells the microseconds of each operator.
 
         The names are those of the operators; of ``moe``, ``decode``, ``prefill`` and ``mixed`` shots only ``moe`` or
-        ``attention``; ``mean``, ``max`` and ``skew`` of uneven decodes; ``step``, and ``eager`` where a step is
-        replayed from a graph, of whole steps.
+        ``attention``; ``mean``, ``max`` and ``skew`` of uneven decodes; ``step`` of whole steps, beside it ``eager``
+        where it is replayed from a graph, and ``operators`` where those of the same step are timed in turn with it.
         """
         ...
 

@@ -80,7 +80,7 @@ def test_every_operator_of_a_model_is_timed(kind: ModelSpec) -> None:
         times |= engine.prepare(shot)()
     assert set(times) == {operator.name for operator in model_operators(kind)}
     assert min(times.values()) > 0
-    assert set(engine.prepare(Shot(Table.STEP, (2, 16)))()) == {"step"}
+    assert set(engine.prepare(Shot(Table.STEP, (2, 16)))()) == {"step", "operators"}
     assert set(engine.prepare(Shot(Table.SKEW, (2, 1, 32, 8)))()) == {"mean", "max", "skew"}
 
 

@@ -129,6 +129,7 @@ class _Target:
             **described,
             **engine.circumstances(),
             "collectives": measure_all_reduces(self.device, self.output / self.hardware / "collectives.csv"),
+            "idle_power_w": "not read" if session.idle_w is None else round(session.idle_w, 1),
             "error_reached": None if session.error is None else round(session.error, 4),
             "is_coarse": session.is_coarse,
         }

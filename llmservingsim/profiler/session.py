@@ -94,12 +94,18 @@ class Session:
         engine: Runs it.
         journal: Holds what was measured before, and gets the rest.
         goal: When to stop.
+
+    Attributes:
+        plan: The coarse grid.
+        error: Largest weighted error that further shots can lessen, None while the grid is coarse.
+        idle_w: Power before anything ran, None where it cannot be read.
     """
 
     def __init__(self, job: Job, engine: Engine, journal: Journal, goal: Goal) -> None:
         self.job, self.journal, self.goal = job, journal, goal
         self._engine = engine
         self._power = PowerMeter(job.device)
+        self.idle_w = self._power.read_w()
         self.plan = coarse_plan(job.model, job.limits, is_additive=engine.is_additive, with_experts=job.with_experts)
         self.error: float | None = None
 

@@ -18,6 +18,7 @@ COMMAND = "one parameter per option is how the command line is declared"
 EXCEPTIONS: dict[str, str] = {
     "arguments llmservingsim/cli/astra.py:astra": COMMAND,
     "arguments llmservingsim/cli/profile.py:import_profile": COMMAND,
+    "arguments llmservingsim/cli/profile_run.py:run": COMMAND,
     "arguments llmservingsim/cli/run.py:run": COMMAND,
     "arguments llmservingsim/cli/workload.py:generate_trace": COMMAND,
 }

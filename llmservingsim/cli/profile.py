@@ -11,6 +11,7 @@ import typer
 
 from llmservingsim.cli import profile_import
 from llmservingsim.cli.profile_calibrate import calibrate
+from llmservingsim.cli.profile_run import run
 from llmservingsim.cli.profile_table import print_findings
 from llmservingsim.config.catalog import find_accelerator, find_model
 from llmservingsim.errors import ConfigError, LLMServingSimError
@@ -19,15 +20,18 @@ from llmservingsim.latency.kernel_database import SYSTEMS
 from llmservingsim.model import ParallelLayout
 
 app = typer.Typer(
-    name="profile", help="Operator latencies: get them from elsewhere, and check them.", no_args_is_help=True
+    name="profile",
+    help="Operator latencies: measure them, get them from elsewhere, and check them.",
+    no_args_is_help=True,
 )
+app.command("run")(run)
 app.command("calibrate")(calibrate)
 app.add_typer(profile_import.app, name="import")
 
 
 @app.callback()
 def profile() -> None:
-    """Operator latencies: get them from elsewhere, and check them."""
+    """Operator latencies: measure them, get them from elsewhere, and check them."""
 
 
 @app.command("systems")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from llmservingsim.cli.degrees import parse_degrees
 from llmservingsim.config import OperatorTableSpec
 from llmservingsim.config.catalog import (
     AcceleratorSpec,
@@ -58,13 +59,11 @@ def import_aiconfigurator(
     if engine not in ENGINES:
         raise ConfigError(f"--engine {engine}: expected one of {one_of(ENGINES)}")
     database = KernelDatabase(system or system_of(accelerator.name), engine, version)
-    root = _write(
-        output,
-        accelerator,
-        found,
-        tp,
-        lambda cut: MeasuredKernels(database, found, cut, whole_experts=True).operators(),
-    )
+
+    def measured(layout: ParallelLayout) -> MeasuredOperators:
+        return MeasuredKernels(database, found, layout, whole_experts=True).operators()
+
+    root = _write(output, accelerator, found, tp, measured)
     if collectives := write_collectives(database, root / "collectives.csv"):
         print(collectives)
 
@@ -126,24 +125,13 @@ def _write(
 ) -> Path:
     """Write a bundle for each tensor-parallel size; return the folder of the hardware."""
     root = output / accelerator.name
-    for degree in _degrees(tp):
+    for degree in parse_degrees(tp):
         layout = ParallelLayout(degree)
         check_layout(model, layout)
         folder = root / bundle_name(model, degree)
         write_bundle(measured(layout), accelerator, folder)
         print(folder)
     return root
-
-
-def _degrees(text: str) -> list[int]:
-    degrees = [int(part) for part in text.split(",") if part.strip().isdecimal()]
-    if len(degrees) != len(text.split(",")) or 0 in degrees:
-        raise ConfigError(f"--tp {text}: expected numbers of devices, as 1,2,4")
-    return degrees
-
-
-_VIDUR_NEEDED = ("mlp", "attention")
-_VIDUR_FILES = (*_VIDUR_NEEDED, "all_reduce", "send_recv")
 
 
 def _vidur_files(given: Sequence[Path]) -> dict[str, Path]:

@@ -34,7 +34,9 @@ Cli = Callable[..., Any]
 REPOSITORY = Path(__file__).parents[2]
 LLAMA, MIXTURE = "meta-llama/Llama-3.1-8B", "Qwen/Qwen3-30B-A3B"
 REQUESTS = [RequestSpec(i, i * 10_000_000, 200 + 40 * i, 30) for i in range(20)]
-BUNDLES = sorted(path.relative_to(SHIPPED).as_posix() for path in SHIPPED.glob("*/*/*/*/tp*"))
+SHIPPING = sorted(path.relative_to(SHIPPED).as_posix() for path in SHIPPED.glob("*/*/*/*/tp*"))
+BUNDLES = [name for name in SHIPPING if not name.startswith("CPU")]
+"""Made of the database; those of a CPU were measured by `llmservingsim profile run`."""
 
 
 def shape(chunks: list[tuple[int, int]], decodes: list[int]) -> BatchShape:

@@ -163,7 +163,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # what uses runs
     "sweep": RUN | {"api", "resolve", ""},
     "bench": RUN | {"api", "resolve", ""},
-    "profiler": {"config", "model"},
+    "profiler": {"config", "model", "latency"},
     "cli": RUN | {"defaults", "api", "resolve", "export", "astra_sim", "sweep", "bench", "profiler", ""},
 }
 

@@ -27,6 +27,9 @@ from llmservingsim.latency.vidur import VidurProfiles, fit_link, read_transfers
 from llmservingsim.model import ParallelLayout, check_layout
 from llmservingsim.strict import convert
 
+_VIDUR_NEEDED = ("mlp", "attention")
+_VIDUR_FILES = (*_VIDUR_NEEDED, "all_reduce", "send_recv")
+
 app = typer.Typer(name="import", help="Write what other programs measured as profile bundles.", no_args_is_help=True)
 
 Model = Annotated[str, typer.Option(help="Catalogued model, or one of --models.")]

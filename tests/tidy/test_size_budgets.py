@@ -20,7 +20,6 @@ EXCEPTIONS: dict[str, str] = {
     "arguments llmservingsim/cli/profile_import.py:import_aiconfigurator": COMMAND,
     "arguments llmservingsim/cli/profile_import.py:import_csv": COMMAND,
     "arguments llmservingsim/cli/profile_import.py:import_vidur": COMMAND,
-    "arguments llmservingsim/cli/profile.py:import_profile": COMMAND,
     "arguments llmservingsim/cli/profile_run.py:run": COMMAND,
     "arguments llmservingsim/cli/run.py:run": COMMAND,
     "arguments llmservingsim/cli/workload.py:generate_trace": COMMAND,

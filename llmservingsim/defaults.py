@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from llmservingsim.config import ExpertSpec, InstanceSpec, LatencySpec, SpeculativeSpec, TierSpec
+from llmservingsim.config import ExpertSpec, InstanceSpec, LatencySpec, LoraSpec, SpeculativeSpec, TierSpec
 from llmservingsim.config.catalog import AcceleratorSpec
 from llmservingsim.config.quantities import All2AllBackend
 from llmservingsim.config.tier_spec import TierName
@@ -49,6 +49,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     swap_space: str = "4GiB"
     latency: LatencySpec = LatencySpec()
     speculative_config: SpeculativeSpec | None = None
+    lora: LoraSpec | None = None
 
 
 def with_vllm_defaults(spec: InstanceSpec, accelerator: AcceleratorSpec, model_len: int = 0) -> Serving:

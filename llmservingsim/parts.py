@@ -17,7 +17,7 @@ from llmservingsim.defaults import Serving, with_vllm_defaults
 from llmservingsim.errors import CapacityError, ConfigError, located
 from llmservingsim.experts import expert_parts, plan_routing
 from llmservingsim.instance import DeviceMemory, Instance
-from llmservingsim.latency import LatencySource, RooflineSource, at_clock
+from llmservingsim.latency import LatencySource, RooflineSource, at_clock, with_adapters
 from llmservingsim.latency.pim.device import PimDevice
 from llmservingsim.latency_choice import LatencyChoice, is_catalogued
 from llmservingsim.libraries import Libraries
@@ -25,6 +25,7 @@ from llmservingsim.memories import Memories
 from llmservingsim.model import (
     EVERYTHING,
     KV_BLOCKS_MAX,
+    Adapters,
     CapacityInputs,
     ParallelLayout,
     Placement,
@@ -32,6 +33,7 @@ from llmservingsim.model import (
     check_layout,
     kv_bytes_per_token_layer,
     predict_kv_blocks,
+    state_bytes,
 )
 from llmservingsim.offload_plan import Offloading, OffloadRequest, WithoutKv, check_offloading
 from llmservingsim.offloaded import OffloadedIterations
@@ -78,6 +80,7 @@ class Parts:
     speculation: SpeculationPlan | None = None
     placement: Placement | None = None
     offloading: Offloading | None = None
+    adapters: Adapters | None = None
 
     @classmethod
     def gather(cls, spec: InstanceSpec, libraries: Libraries, members: int = 1) -> Parts:
@@ -97,6 +100,7 @@ class Parts:
                 f"{model.name}"
             )
         check_offloading(spec, model, layout)
+        _check_states(spec, model)
         speculation = plan_speculation(spec, serving, model, layout, libraries.models, libraries.base)
         placement = plan_placement(spec.placement, model, layout)
         if placement is not None:
@@ -105,7 +109,8 @@ class Parts:
                 raise ConfigError(
                     "placement: drafts beside fetched weights are not simulated; expected no speculative_config"
                 )
-        return cls(spec, serving, model, layout, accelerator, speculation, placement)
+        adapters = _adapters(serving, model, layout)
+        return cls(spec, serving, model, layout, accelerator, speculation, placement, adapters=adapters)
 
     def offload_request(self, path: str, node: int, index: int) -> OffloadRequest:
         """Ask for the devices beside its own that compute some of its operators."""
@@ -287,6 +292,7 @@ class Parts:
     def _stage_memory(self, stage: int) -> tuple[int, int]:
         """Bytes of the weights, and of a KV block, on one device of a stage."""
         weights, per_token = self._drafter_bytes()
+        weights += self._kept_bytes(stage)
         weights += self._residency.weight_bytes(self.model, self.layout, stage)
         per_token += self._residency.kv_layers(self.model, self.layout, stage) * self._token_bytes()
         return weights, self.serving.block_size * per_token
@@ -295,6 +301,11 @@ class Parts:
         """Bytes of a drafter's weights on one device, and of what it keeps there per token."""
         plan = self.speculation
         return (0, 0) if plan is None else (plan.weights_bytes, plan.kv_bytes_per_token(self.serving.kv_cache_dtype))
+
+    def _kept_bytes(self, stage: int) -> int:
+        """Bytes of low-rank adapters, and of the states of as many sequences as may run, on one device of a stage."""
+        adapters = 0 if self.adapters is None else self.adapters.stage_bytes(self.model, self.layout, stage)
+        return adapters + self.serving.max_num_seqs * state_bytes(self.model, self.layout, stage)
 
     @property
     def _residency(self) -> Residency:
@@ -330,7 +341,7 @@ class Parts:
         drafter_weights, drafter_kv = self._drafter_bytes()
         return CapacityInputs.of_accelerator(
             self.accelerator,
-            drafter_weights_bytes=drafter_weights,
+            added_weights_bytes=drafter_weights + max(map(self._kept_bytes, range(self.layout.pp))),
             drafter_kv_bytes_per_token=drafter_kv,
             gpu_memory_utilization=serving.gpu_memory_utilization,
             max_num_batched_tokens=serving.max_num_batched_tokens,
@@ -358,7 +369,37 @@ class Parts:
         roofline = RooflineSource(model, layout, self.accelerator, self.serving.kv_cache_dtype)
         if plan is not None:
             full = plan.completed(full, roofline)
+        elif self.adapters is not None:
+            full = with_adapters(full, self.adapters, model, layout, self.accelerator)
         return full if self.clock == 1.0 else at_clock(full, roofline, self.clock)
+
+
+def _check_states(spec: InstanceSpec, model: ModelSpec) -> None:
+    """Raise ConfigError if states of linear attention would have to move, or be found again."""
+    if all(map(model.keeps_kv, range(model.num_layers))):
+        return
+    for key, plain in (
+        ("kv_role", "kv_both"),
+        ("prefix_storage", None),
+        ("preemption_mode", "recompute"),
+        ("placement", None),
+        ("operators", None),
+    ):
+        if getattr(spec, key) not in (plain, None, ()):
+            raise ConfigError(
+                f"{key}: {model.name} keeps states of linear attention, which are simulated where they are computed "
+                f"alone; expected no {key}"
+            )
+
+
+def _adapters(serving: Serving, model: ModelSpec, layout: ParallelLayout) -> Adapters | None:
+    """Return the low-rank adapters that the options ask for."""
+    if (spec := serving.lora) is None:
+        return None
+    adapters = Adapters(spec.max_lora_rank, spec.max_loras, spec.adapters or spec.max_loras, spec.targets)
+    with located("lora"):
+        adapters.widths(model, layout)
+    return adapters
 
 
 def _computing_memory(builder: OffloadBuilder) -> ComputingMemory | None:

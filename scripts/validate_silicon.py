@@ -52,11 +52,12 @@ FAMILIES = {
     "Llama-3.1-8B-Instruct-FP8": "meta-llama/Llama-3.1-8B",
     "MiniMax-M2.5": "MiniMaxAI/MiniMax-M2.5",
     "Qwen3-235B-A22B-FP8": "Qwen/Qwen3-235B-A22B",
+    "Qwen3.5-397B-A17B": "Qwen/Qwen3.5-397B-A17B",
     "Qwen3-32B": "Qwen/Qwen3-32B",
     "Qwen3-32B-NVFP4": "Qwen/Qwen3-32B",
     "gpt-oss-120b": "openai/gpt-oss-120b",
 }
-IN_BLOCKS = ("DeepSeek", "MiniMax", "Qwen3-235B")
+IN_BLOCKS = ("DeepSeek", "MiniMax", "Qwen3-235B", "Qwen3.5")
 """Models whose fp8 checkpoints have a scale per block, whatever the point says."""
 
 WAVES = {True: 2, False: 3}

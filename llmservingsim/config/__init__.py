@@ -6,6 +6,7 @@ from llmservingsim.config.cost_spec import CostSpec, OwnSpec, RentSpec
 from llmservingsim.config.instance_spec import ExpertSpec, InstanceSpec, LatencySpec, ServingSpec
 from llmservingsim.config.kv_transfer import KvTransferSpec
 from llmservingsim.config.load import apply_overrides, json_schema, load_run
+from llmservingsim.config.lora_spec import LoraSpec
 from llmservingsim.config.memory_spec import CxlSpec, MemorySpec, NodeMemorySpec, PortSpec, SwitchSpec
 from llmservingsim.config.operator_table_spec import ColumnNames, OperatorTableSpec
 from llmservingsim.config.placement_spec import PlacementSpec
@@ -27,6 +28,7 @@ __all__ = [
     "InstanceSpec",
     "KvTransferSpec",
     "LatencySpec",
+    "LoraSpec",
     "MemorySpec",
     "NetworkSpec",
     "NodeMemorySpec",

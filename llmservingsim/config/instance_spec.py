@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from llmservingsim.config.lora_spec import LoraSpec
 from llmservingsim.config.operator_table_spec import OperatorTableSpec
 from llmservingsim.config.placement_spec import PlacementSpec
 from llmservingsim.config.quantities import All2AllBackend, Count, KvDtype, QuantityError, Share, check_quantities
@@ -130,6 +131,7 @@ class ServingSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         swap_space: Host memory for that, per instance.
         latency: Where operator latencies come from.
         speculative_config: Drafts that the model verifies; by default none.
+        lora: Low-rank adapters beside the linear layers; by default none.
     """
 
     max_num_seqs: Count | None = None
@@ -163,6 +165,7 @@ class ServingSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     swap_space: str | None = None
     latency: LatencySpec | None = None
     speculative_config: SpeculativeSpec | None = None
+    lora: LoraSpec | None = None
 
     def __post_init__(self) -> None:
         check_quantities(self, parse_size_bytes, "swap_space")

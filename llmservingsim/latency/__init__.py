@@ -1,5 +1,6 @@
 """Where operator latencies come from: profile bundles, tables of your own, or rooflines, calibrated or plain."""
 
+from llmservingsim.latency.adapters import with_adapters
 from llmservingsim.latency.bundle import BundleSource
 from llmservingsim.latency.bundle_v0 import OlderBundleSource
 from llmservingsim.latency.calibrated import CalibratedRoofline, fitted
@@ -50,4 +51,5 @@ __all__ = [
     "shipped_model",
     "system_of",
     "variant_of",
+    "with_adapters",
 ]

@@ -118,6 +118,8 @@ class CalibratedRoofline:
 
     def _times(self, operator: Operator) -> bool:
         """Whether the calibrated roofline times an operator."""
+        if operator.name == "linear_attention":
+            return False
         if operator.kind is not OperatorKind.ATTENTION:
             return self._calibration.knows(class_of(operator))
         return bool(self._heads) and self._calibration.chunks is not None and self._calibration.knows(DECODES)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from llmservingsim.config.catalog import AcceleratorSpec
 from llmservingsim.errors import ProfileError
+from llmservingsim.latency.delta_attention import DeltaAttention
 from llmservingsim.latency.expert_table import ExpertTable
 from llmservingsim.latency.kernel_attention import KernelAttention
 from llmservingsim.latency.measured_kernels import MeasuredKernels
@@ -34,7 +35,7 @@ class DatabaseSource:
         model, layout = kernels.model, kernels.layout
         self._kernels = kernels
         self._tables = {name: LinearTable(*measured) for name, measured in kernels.products.items()}
-        self._attention = {
+        self._attention: dict[str, KernelAttention | DeltaAttention] = {
             name: KernelAttention(
                 found.prefills,
                 DecodeTable.of_points(found.decodes.tolist()),
@@ -43,6 +44,8 @@ class DatabaseSource:
             )
             for name, found in kernels.attention.items()
         }
+        if kernels.delta is not None:
+            self._attention["linear_attention"] = kernels.delta
         experts = kernels.experts
         self._moe = ExpertTable(experts, model.experts_per_token, kernels.expert_slices) if len(experts) else None
         self._rest = RooflineSource(model, layout, accelerator)

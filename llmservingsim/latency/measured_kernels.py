@@ -7,6 +7,7 @@ matrix products    ``gemm``, at the operator's widths and in the format of its w
 attention          ``context_attention`` and ``generation_attention``, at the rank's heads and window
 the same of MLA    ``context_mla``, ``generation_mla`` and the products that it absorbs; of engines measured as whole
                    modules, these less the projections
+linear attention   ``gdn``: its convolution and its rule
 ``moe``            ``moe``, in the format of its weights, and products for the router and shared experts
 =================  ================================================================================================
 """
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from llmservingsim.config.catalog import ModelSpec
 from llmservingsim.errors import ProfileError, one_of
+from llmservingsim.latency.delta_attention import DeltaAttention
 from llmservingsim.latency.freeze import MeasuredOperators
 from llmservingsim.latency.gemm_table import GemmTable
 from llmservingsim.latency.kernel_database import KernelDatabase
@@ -84,7 +86,8 @@ class MeasuredKernels:
 
     Attributes:
         products: Operator -> (tokens or sequences, times in us).
-        attention: Operator -> what was measured of it.
+        attention: Operator -> what was measured of it, linear attention apart.
+        delta: Of that, None where the model has none.
         experts: Tokens, activated experts, us; shape ``[points, 3]``, empty for a dense model.
         left_out: What the database has of the model's formats, but is not used, and why.
         expert_slices: Parts into which experts have yet to be cut; 1 where those were measured that a rank holds.
@@ -119,8 +122,9 @@ class MeasuredKernels:
         self.attention = {
             name: self._latent() if model.is_mla else self._attention(model.window_of(name))
             for name, operator in operators.items()
-            if operator.kind is OperatorKind.ATTENTION
+            if operator.kind is OperatorKind.ATTENTION and name != "linear_attention"
         }
+        self.delta = self._delta() if "linear_attention" in operators else None
         self.expert_slices = layout.expert_slices
         self.experts = self._experts(whole_experts) if model.num_experts else np.empty((0, 3))
 
@@ -143,7 +147,7 @@ class MeasuredKernels:
         Raises:
             ProfileError: If blocks differ in their attention, which a bundle has no room for.
         """
-        if len(self.attention) > 1:
+        if len(self.attention) > 1 or self.delta is not None:
             raise ProfileError(f"{self.model.name}: its blocks differ in their attention, and a bundle holds one kind")
         attention = self.attention["attention"]
         origin = {
@@ -208,6 +212,34 @@ class MeasuredKernels:
             )
         found = np.stack([rows[name] for name in (*columns, "latency")], axis=1).astype(np.float64)
         return found, str(rows["kernel_source"][0])
+
+    def _delta(self) -> DeltaAttention:
+        """Linear attention: per phase the convolution and the rule, over tokens."""
+        model, tp = self.model, self.layout.tp
+        heads = {
+            "d_model": model.hidden_size,
+            "num_k_heads": model.linear_num_key_heads // tp,
+            "num_v_heads": model.linear_num_value_heads // tp,
+            "head_k_dim": model.linear_key_head_dim,
+            "head_v_dim": model.linear_value_head_dim,
+        }
+        tables = []
+        for phase, alone in (("context", "batch_size"), ("generation", "seq_len")):
+            columns = ("num_tokens", "kernel_source", "batch_size", "seq_len")
+            rows = self.database.read("linear_attention/gdn_perf", columns, phase=phase, **heads)
+            lines = [
+                (rows["num_tokens"][kept], rows["latency"][kept])
+                for kernel in np.unique(rows["kernel_source"])
+                if (kept := (rows["kernel_source"] == kernel) & (rows[alone] == 1)).any()
+            ]
+            if len(lines) < 2:
+                told = ", ".join(f"{key} {value}" for key, value in heads.items())
+                raise ProfileError(
+                    f"{model.name}: {self.database.engine} on {self.database.system} has no linear attention for "
+                    f"{told}; expected another tensor_parallel_size, or latency.source roofline"
+                )
+            tables.append(LinearTable(*_summed([_rising(*line) for line in lines])))
+        return DeltaAttention(*tables)
 
     def _latent(self) -> MeasuredAttention:
         projections = _summed([self.products["qkv_proj"], self.products["o_proj"]])
@@ -286,7 +318,7 @@ class MeasuredKernels:
         total = np.array(times)
         if width := model.shared_expert_size // self.layout.tp:
             for n, k in (((1 + model.gated_mlp) * width, model.hidden_size), (model.hidden_size, width)):
-                total += np.interp(sizes, *self.gemms(self._expert_format).times(n, k))
+                total += np.interp(sizes, *self.gemms(self._stored).times(n, k))
         return LinearTable(sizes, total.tolist())
 
 
@@ -299,6 +331,12 @@ def _widths(operator: Operator, model: ModelSpec, layout: ParallelLayout) -> lis
         return [(model.q_lora_rank + latent, model.hidden_size), (model.q_size / layout.tp, model.q_lora_rank)]
     cost = operator.cost(model, Work(tokens=1, sequences=1), layout)
     return [(cost.output_bytes / model.dtype_bytes, cost.input_bytes / model.dtype_bytes)]
+
+
+def _rising(sizes: NDArray[np.float64], times: NDArray[np.float64]) -> tuple[Sequence[float], Sequence[float]]:
+    """Return a line in the order of its sizes, each once."""
+    distinct, first = np.unique(sizes, return_index=True)
+    return distinct.tolist(), times[first].tolist()
 
 
 def _up_projection(model: ModelSpec, layout: ParallelLayout) -> tuple[float, float]:

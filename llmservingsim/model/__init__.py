@@ -1,5 +1,6 @@
 """A model as numbers: its operators, their FLOPs and bytes under TP, PP and EP, and what fits into memory."""
 
+from llmservingsim.model.adapters import Adapters
 from llmservingsim.model.capacity import (
     EVERYTHING,
     KV_BLOCKS_MAX,
@@ -19,6 +20,7 @@ from llmservingsim.model.memory import (
     num_active_parameters,
     num_parameters,
     rotary_cache_bytes,
+    state_bytes,
     weight_bytes,
 )
 from llmservingsim.model.operators import (
@@ -43,6 +45,7 @@ __all__ = [
     "KV_BLOCKS_MAX",
     "NPU",
     "ONE_RANK",
+    "Adapters",
     "CapacityInputs",
     "CapacityReport",
     "IndexedBy",
@@ -75,5 +78,6 @@ __all__ = [
     "stage_layers",
     "stage_range",
     "start_operators",
+    "state_bytes",
     "weight_bytes",
 ]

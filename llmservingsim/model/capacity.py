@@ -14,7 +14,7 @@ from llmservingsim.model.activation import (
     sampler_peak_bytes,
     stack_reserve_bytes,
 )
-from llmservingsim.model.layout import ParallelLayout, check_layout, layout_problem, stage_layers
+from llmservingsim.model.layout import ParallelLayout, check_layout, layout_problem, stage_range
 from llmservingsim.model.memory import kv_bytes_per_token_layer, rotary_cache_bytes, weight_bytes
 from llmservingsim.units import format_size
 
@@ -45,7 +45,7 @@ class _Everything:
         return weight_bytes(model, layout, stage)
 
     def kv_layers(self, model: ModelSpec, layout: ParallelLayout, stage: int) -> int:
-        return stage_layers(model.num_layers, layout.pp)[stage]
+        return sum(map(model.keeps_kv, stage_range(model.num_layers, layout.pp, stage)))
 
 
 EVERYTHING: Residency = _Everything()
@@ -62,8 +62,8 @@ class CapacityInputs:
         max_num_batched_tokens, max_num_seqs, block_size, kv_cache_dtype: As in vLLM.
         max_model_len: One request of this length must fit, None to ask for no more than one block.
         runtime_bytes: Memory outside the allocator, beside the sampling kernel's stack.
-        drafter_weights_bytes, drafter_kv_bytes_per_token: Of a drafter on every rank; its keys and values stand in the
-            same blocks as the model's.
+        added_weights_bytes, drafter_kv_bytes_per_token: Of a drafter or of adapters on every rank; a drafter's keys and
+            values stand in the same blocks as the model's.
         residency: What lies on the device.
     """
 
@@ -77,7 +77,7 @@ class CapacityInputs:
     kv_cache_dtype: str = "auto"
     max_model_len: int | None = None
     runtime_bytes: int = RUNTIME_BYTES
-    drafter_weights_bytes: int = 0
+    added_weights_bytes: int = 0
     drafter_kv_bytes_per_token: int = 0
     residency: Residency = EVERYTHING
 
@@ -225,7 +225,7 @@ def _stage_report(model: ModelSpec, layout: ParallelLayout, inputs: CapacityInpu
     tokens, units = inputs.max_num_batched_tokens, inputs.num_compute_units
     samples = stage == layout.pp - 1
     requested = math.ceil(inputs.memory_bytes * inputs.gpu_memory_utilization)
-    weights = inputs.residency.weight_bytes(model, layout, stage) + inputs.drafter_weights_bytes
+    weights = inputs.residency.weight_bytes(model, layout, stage) + inputs.added_weights_bytes
     rotary = rotary_cache_bytes(model)
     forward = forward_peak_bytes(model, layout, tokens)
     sampler = sampler_peak_bytes(model, tokens, inputs.max_num_seqs, units) if samples else 0

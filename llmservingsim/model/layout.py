@@ -56,6 +56,8 @@ ONE_RANK = ParallelLayout()
 def layout_problem(model: ModelSpec, layout: ParallelLayout) -> str:
     """Say why ``model`` cannot be cut as ``layout`` says; an empty string when it can."""
     tp, kv_heads = layout.tp, model.num_kv_heads
+    if model.linear_num_key_heads % tp:
+        return f"tp {tp} does not divide the {model.linear_num_key_heads} key heads of its linear attention"
     if model.num_heads % tp:
         return f"tp {tp} does not divide the {model.num_heads} attention heads"
     if not model.is_mla and kv_heads % tp and tp % kv_heads:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from llmservingsim.config.catalog import ModelSpec
 from llmservingsim.config.catalog.model import DTYPE_BYTES
 from llmservingsim.errors import ConfigError, nearest, one_of
-from llmservingsim.model.layout import ONE_RANK, ParallelLayout, check_layout, stage_layers, stage_range
-from llmservingsim.model.operators import block_operators, end_operators
+from llmservingsim.model.layout import ONE_RANK, ParallelLayout, check_layout, stage_range
+from llmservingsim.model.operators import block_operators, end_operators, linear_state_bytes
 from llmservingsim.model.weights import WeightCount, kv_heads_per_rank, operator_weights
 
 _KV_DTYPES = {**DTYPE_BYTES, "fp8_e4m3": 1, "fp8_e5m2": 1}
@@ -84,7 +84,7 @@ def kv_bytes_per_token(
     model: ModelSpec, layout: ParallelLayout = ONE_RANK, stage: int = 0, kv_cache_dtype: str = "auto"
 ) -> int:
     """Bytes that one token keeps on one rank of pipeline stage ``stage``."""
-    layers = stage_layers(model.num_layers, layout.pp)[stage]
+    layers = sum(map(model.keeps_kv, stage_range(model.num_layers, layout.pp, stage)))
     return layers * kv_bytes_per_token_layer(model, layout.tp, kv_cache_dtype)
 
 
@@ -95,3 +95,9 @@ def rotary_cache_bytes(model: ModelSpec) -> int:
     GiB that vLLM logs when it has loaded the model.
     """
     return model.max_position_embeddings * model.rotary_dim * model.dtype_bytes
+
+
+def state_bytes(model: ModelSpec, layout: ParallelLayout, stage: int) -> int:
+    """Bytes of the states of linear attention that one sequence keeps on one rank of a pipeline stage."""
+    blocks = stage_range(model.num_layers, layout.pp, stage)
+    return sum(not model.keeps_kv(block) for block in blocks) * linear_state_bytes(model, layout)

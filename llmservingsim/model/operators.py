@@ -14,7 +14,13 @@ from enum import StrEnum
 from llmservingsim.config.catalog import ModelSpec
 from llmservingsim.config.catalog.formats import FORMATS
 from llmservingsim.model.layout import ONE_RANK, ParallelLayout
-from llmservingsim.model.weights import expert_weights, kv_heads_per_rank, operator_weights, vocab_per_rank
+from llmservingsim.model.weights import (
+    expert_weights,
+    kv_heads_per_rank,
+    linear_in_width,
+    operator_weights,
+    vocab_per_rank,
+)
 
 
 class OperatorKind(StrEnum):
@@ -123,6 +129,10 @@ class Operator:
 
 
 _NORM = Operator("layernorm", OperatorKind.ELEMENTWISE)
+_LINEAR_IN = Operator("linear_in_proj", OperatorKind.GEMM)
+_LINEAR_OUT = Operator("linear_out_proj", OperatorKind.GEMM, all_reduce=True)
+_STATE_BYTES = 4
+"""Of an element of the state of linear attention, which engines keep in float32 (``mamba_ssm_dtype`` of Qwen3-Next)."""
 
 
 def start_operators() -> tuple[Operator, ...]:
@@ -134,15 +144,15 @@ def block_operators(model: ModelSpec, layer: int = -1) -> tuple[Operator, ...]:
     """Operators of block ``layer``, by default of the last one (MoE models may begin with dense blocks)."""
     is_moe = model.is_moe_layer(layer % model.num_layers)
     qk_norm = (Operator("qk_norm", OperatorKind.ELEMENTWISE),) if model.qk_norm else ()
-    attention = (
-        _NORM,
-        Operator("qkv_proj", OperatorKind.GEMM),
-        *qk_norm,
-        Operator("rotary_emb", OperatorKind.ELEMENTWISE),
-        Operator(model.attention_of(layer % model.num_layers), OperatorKind.ATTENTION, IndexedBy.ATTENTION),
-        Operator("o_proj", OperatorKind.GEMM, all_reduce=True),
-        _NORM,
-    )
+    kind = model.attention_of(layer % model.num_layers)
+    inner = Operator(kind, OperatorKind.ATTENTION, IndexedBy.ATTENTION)
+    if kind == "linear_attention":
+        mixer = (_LINEAR_IN, inner, _LINEAR_OUT)
+    else:
+        rotary = Operator("rotary_emb", OperatorKind.ELEMENTWISE)
+        output = Operator("o_proj", OperatorKind.GEMM, all_reduce=True)
+        mixer = (Operator("qkv_proj", OperatorKind.GEMM), *qk_norm, rotary, inner, output)
+    attention = (_NORM, *mixer, _NORM)
     if is_moe:
         return (*attention, Operator("moe", OperatorKind.MOE, all_reduce=True))
     return (
@@ -219,7 +229,8 @@ def _qkv_proj(model: ModelSpec, work: Work, layout: ParallelLayout) -> _Cost:
 def _qkv_width(model: ModelSpec, layout: ParallelLayout) -> int:
     if model.is_mla:
         return model.q_size // layout.tp + model.kv_lora_rank + model.qk_rope_head_dim
-    return model.q_size // layout.tp + 2 * kv_heads_per_rank(model, layout.tp) * model.head_dim
+    queries = (1 + model.attn_output_gate) * model.q_size // layout.tp
+    return queries + 2 * kv_heads_per_rank(model, layout.tp) * model.head_dim
 
 
 def _qk_norm(model: ModelSpec, work: Work, layout: ParallelLayout) -> _Cost:
@@ -249,6 +260,32 @@ def _latent_attention(model: ModelSpec, work: Work, layout: ParallelLayout) -> _
     flops = 2 * work.attended_pairs * heads * (latent + model.kv_lora_rank) + 2 * work.tokens * weights.linear
     read = work.tokens * model.q_size // layout.tp + _cached(model, work, latent)
     return flops, weights.size_bytes(model), read, work.tokens * model.attention_output_size // layout.tp
+
+
+def linear_state_bytes(model: ModelSpec, layout: ParallelLayout) -> int:
+    """Bytes that one sequence keeps in one block of linear attention on one rank: its state, and what it convolves."""
+    keys, values = model.linear_widths
+    state = model.linear_num_value_heads * model.linear_key_head_dim * model.linear_value_head_dim * _STATE_BYTES
+    convolved = max(0, model.linear_conv_kernel_dim - 1) * (2 * keys + values) * model.dtype_bytes
+    return (state + convolved) // layout.tp
+
+
+def _linear_in_proj(model: ModelSpec, work: Work, layout: ParallelLayout) -> _Cost:
+    return _matmul("linear_in_proj", work.tokens, model.hidden_size, linear_in_width(model, layout))(model, layout)
+
+
+def _linear_attention(model: ModelSpec, work: Work, layout: ParallelLayout) -> _Cost:
+    # Per token and value head the state is decayed, read by key, written by key and value, and read by query: 7 FLOPs
+    # per element. It is read and written once per sequence, as a prompt keeps it in its multiprocessor.
+    keys, values = (width // layout.tp for width in model.linear_widths)
+    elements = model.linear_num_value_heads * model.linear_key_head_dim * model.linear_value_head_dim // layout.tp
+    state = work.sequences * linear_state_bytes(model, layout) // model.dtype_bytes
+    return 7 * work.tokens * elements, 0, state + work.tokens * (2 * keys + values), state + work.tokens * values
+
+
+def _linear_out_proj(model: ModelSpec, work: Work, layout: ParallelLayout) -> _Cost:
+    width = model.linear_widths[1] // layout.tp
+    return _matmul("linear_out_proj", work.tokens, width, model.hidden_size)(model, layout)
 
 
 def _cached(model: ModelSpec, work: Work, width: int) -> int:
@@ -285,10 +322,10 @@ def _moe(model: ModelSpec, work: Work, layout: ParallelLayout) -> _Cost:
     pairs = even if work.expert_pairs is None else work.expert_pairs
     activated = local if work.activated_experts is None else min(local, work.activated_experts)
     expert, weights = expert_weights(model, layout), operator_weights(model, "moe", layout)
-    shared = weights.experts - local * expert
+    shared = weights.linear
     router = model.hidden_size * model.num_experts
     flops = 2 * (pairs * expert + work.tokens * (shared + router))
-    read = weights._replace(experts=shared + activated * expert).size_bytes(model)
+    read = weights._replace(experts=activated * expert).size_bytes(model)
     hidden = gathered * model.hidden_size
     return flops, read, hidden, hidden
 
@@ -313,6 +350,9 @@ _COSTS: dict[str, Callable[[ModelSpec, Work, ParallelLayout], _Cost]] = {
     "rotary_emb": _rotary_emb,
     "attention": _attention,
     "sliding_attention": _attention,
+    "linear_in_proj": _linear_in_proj,
+    "linear_attention": _linear_attention,
+    "linear_out_proj": _linear_out_proj,
     "o_proj": _o_proj,
     "gate_up_proj": _gate_up_proj,
     "act_fn": _act_fn,

@@ -125,7 +125,7 @@ class Placement:
     def kv_layers(self, _: ModelSpec, layout: ParallelLayout, stage: int) -> int:
         """Return the blocks of a stage whose keys and values lie on the device."""
         blocks = stage_range(self.model.num_layers, layout.pp, stage)
-        return sum(self.kv.get(block, NPU) == NPU for block in blocks)
+        return sum(self.kv.get(block, NPU) == NPU for block in blocks if self.model.keeps_kv(block))
 
     def kv_stored_layers(self, stage: int) -> dict[str, int]:
         """Return how many blocks of a stage keep keys and values in each memory but the device's."""

@@ -22,7 +22,7 @@ class WeightCount(NamedTuple):
     Attributes:
         linear: Elements of linear layers, which a quantised checkpoint stores in fewer bits.
         other: Elements kept in the model's dtype.
-        experts: Elements of linear layers of experts, which may have a format of their own.
+        experts: Elements of linear layers of routed experts, which may have a format of their own.
     """
 
     linear: int = 0
@@ -85,8 +85,35 @@ def _layernorm(model: ModelSpec, _: ParallelLayout) -> WeightCount:
 def _qkv_proj(model: ModelSpec, layout: ParallelLayout) -> WeightCount:
     if model.is_mla:
         return _mla_projections(model, layout)
-    width = model.q_size // layout.tp + 2 * kv_heads_per_rank(model, layout.tp) * model.head_dim
+    queries = (1 + model.attn_output_gate) * model.q_size // layout.tp
+    width = queries + 2 * kv_heads_per_rank(model, layout.tp) * model.head_dim
     return WeightCount(model.hidden_size * width, width * model.qkv_bias)
+
+
+def linear_in_width(model: ModelSpec, layout: ParallelLayout) -> int:
+    """Outputs of the projection in front of linear attention on one rank.
+
+    Queries and keys, values and their gate, and per value head a decay and a rate.
+    """
+    keys, values = model.linear_widths
+    return (2 * keys + 2 * values + 2 * model.linear_num_value_heads) // layout.tp
+
+
+def _linear_in_proj(model: ModelSpec, layout: ParallelLayout) -> WeightCount:
+    return WeightCount(model.hidden_size * linear_in_width(model, layout))
+
+
+def _linear_attention(model: ModelSpec, layout: ParallelLayout) -> WeightCount:
+    # The convolution, per value head a decay and its bias, and a norm over a head.
+    keys, values = model.linear_widths
+    convolution = model.linear_conv_kernel_dim * (2 * keys + values)
+    return WeightCount(
+        other=(convolution + 2 * model.linear_num_value_heads) // layout.tp + model.linear_value_head_dim
+    )
+
+
+def _linear_out_proj(model: ModelSpec, layout: ParallelLayout) -> WeightCount:
+    return WeightCount(model.linear_widths[1] // layout.tp * model.hidden_size)
 
 
 def _mla_projections(model: ModelSpec, layout: ParallelLayout) -> WeightCount:
@@ -133,7 +160,7 @@ def _moe(model: ModelSpec, layout: ParallelLayout) -> WeightCount:
     experts = layout.local_experts(model) * expert_weights(model, layout)
     shared = matrices * hidden * model.shared_expert_size // layout.tp
     router = hidden * model.num_experts + model.num_experts * model.router_bias
-    return WeightCount(0, router + hidden * model.shared_expert_gate, experts + shared)
+    return WeightCount(shared, router + hidden * model.shared_expert_gate, experts)
 
 
 def expert_weights(model: ModelSpec, layout: ParallelLayout) -> int:
@@ -149,6 +176,9 @@ _COUNTS: dict[str, Callable[[ModelSpec, ParallelLayout], WeightCount]] = {
     "qk_norm": _qk_norm,
     "attention": _attention,
     "o_proj": _o_proj,
+    "linear_in_proj": _linear_in_proj,
+    "linear_attention": _linear_attention,
+    "linear_out_proj": _linear_out_proj,
     "gate_up_proj": _gate_up_proj,
     "down_proj": _down_proj,
     "moe": _moe,

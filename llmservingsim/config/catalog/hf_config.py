@@ -29,9 +29,18 @@ _DTYPES = {
     "fp16": "float16", "fp32": "float32",
 }  # fmt: skip
 _UNGATED = {"gpt2", "gpt_neox", "gptj", "opt", "phi", "falcon", "bloom", "mpt", "starcoder2", "gpt_bigcode"}
-_QK_NORM = {"qwen3", "qwen3_moe", "gemma3", "gemma3_text"}
+_OUTPUT_GATE = {"qwen3_next", "qwen3_5", "qwen3_5_moe", "qwen3_5_text", "qwen3_5_moe_text"}
+_QK_NORM = {"qwen3", "qwen3_moe", "gemma3", "gemma3_text"} | _OUTPUT_GATE
 _FOUR_NORMS = {"gemma2", "gemma3", "gemma3_text"}
 _TIED_BY_DEFAULT = {"gemma", "gemma2", "gemma3", "gemma3_text", "gpt2", "opt", "bloom", "mpt", "falcon"}
+_MLA = ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+_LINEAR = (
+    "linear_num_key_heads",
+    "linear_num_value_heads",
+    "linear_key_head_dim",
+    "linear_value_head_dim",
+    "linear_conv_kernel_dim",
+)
 _STEP_COUNTS_FROM_ONE = {"qwen2_moe", "qwen3_moe", "llama4", "llama4_text"}
 
 
@@ -148,10 +157,11 @@ def _attention(source: _Source) -> dict[str, Any]:
         "qk_norm": model_type in _QK_NORM or source.flag("qk_norm") or source.flag("use_qk_norm"),
         "qkv_bias": bias or model_type in {"qwen2", "qwen2_moe"} or source.flag("qkv_bias"),
         "o_bias": bias,
+        "attn_output_gate": source.flag("attn_output_gate", model_type in _OUTPUT_GATE),
         "sliding_window": source.integer("sliding_window", 0) or None if windowed else None,
         "layer_types": tuple(kinds) if is_mixed else (),
     }
-    for key in ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"):
+    for key in (*_MLA, *_LINEAR):
         fields[key] = source.integer(key, 0)
     return fields
 

@@ -13,7 +13,11 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp8": 1, "int8": 1}
 """Bytes of one element of each dtype that a checkpoint or a KV cache may use."""
 
 
-LAYER_TYPES = {"full_attention": "attention", "sliding_attention": "sliding_attention"}
+LAYER_TYPES = {
+    "full_attention": "attention",
+    "sliding_attention": "sliding_attention",
+    "linear_attention": "linear_attention",
+}
 """What ``layer_types`` of a Hugging Face config.json says of a block -> the operator that is its attention."""
 
 
@@ -37,7 +41,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         dtype: Of weights and activations, a key of `DTYPE_BYTES`.
         linear_format: Of the weights of linear layers, a key of `FORMATS`, empty where they are stored in `dtype`;
             embedding, norms, router and head stay in `dtype` in every public quantised checkpoint.
-        expert_format: Of those of experts, None where they are stored as other linear layers.
+        expert_format: Of those of routed experts, None where they are stored as other linear layers.
         qk_norm: RMS norms over the head dimension of queries and keys (Qwen3).
         num_block_norms: Norms over the hidden size in one block (2; Gemma 2 and 3 have 4).
         gated_mlp: The MLP multiplies a gate and an up projection.
@@ -51,6 +55,10 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             sliding ones.
         layer_types: Hugging Face's word for the attention of each block, a key of `LAYER_TYPES`; empty where all blocks
             are alike.
+        attn_output_gate: Full attention is gated by a second half of its queries (Qwen3-Next).
+        linear_num_key_heads, linear_num_value_heads, linear_key_head_dim, linear_value_head_dim: Of linear attention
+            with a gated delta rule.
+        linear_conv_kernel_dim: Tokens that its convolution sees.
         num_nextn_predict_layers: Blocks behind the last one that predict further tokens (multi-token prediction).
     """
 
@@ -95,6 +103,12 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     v_head_dim: int = 0
     sliding_window: int | None = None
     layer_types: tuple[str, ...] = ()
+    attn_output_gate: bool = False
+    linear_num_key_heads: int = 0
+    linear_num_value_heads: int = 0
+    linear_key_head_dim: int = 0
+    linear_value_head_dim: int = 0
+    linear_conv_kernel_dim: int = 0
     num_nextn_predict_layers: int = 0
 
     def __post_init__(self) -> None:
@@ -149,6 +163,16 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     def attention_of(self, layer: int) -> str:
         """Name of the operator that is the attention of block ``layer``, counted from 0."""
         return LAYER_TYPES[self.layer_types[layer]] if self.layer_types else "attention"
+
+    def keeps_kv(self, layer: int) -> bool:
+        """Whether block ``layer`` keeps keys and values; linear attention keeps a state per sequence instead."""
+        return self.attention_of(layer) != "linear_attention"
+
+    @property
+    def linear_widths(self) -> tuple[int, int]:
+        """Widths of keys and of values of linear attention, all heads together."""
+        keys = self.linear_num_key_heads * self.linear_key_head_dim
+        return keys, self.linear_num_value_heads * self.linear_value_head_dim
 
     def window_of(self, attention: str) -> int | None:
         """How far an attention of this name looks back, None for all tokens."""
@@ -225,6 +249,10 @@ def _layer_type_contradiction(model: ModelSpec) -> str:
     for kind in model.layer_types:
         if kind not in LAYER_TYPES:
             return f"layer_types: {kind!r} is not simulated{nearest(kind, LAYER_TYPES)}; expected {one_of(LAYER_TYPES)}"
+    sizes = ("linear_num_key_heads", "linear_num_value_heads", "linear_key_head_dim", "linear_value_head_dim")
+    missing = [field for field in sizes if getattr(model, field) < 1]
+    if "linear_attention" in model.layer_types and missing:
+        return f"layer_types has linear_attention, which needs {', '.join(missing)}"
     if "sliding_attention" in model.layer_types and not model.sliding_window:
         return "layer_types has sliding_attention, so sliding_window must say how far it looks back"
     return ""

@@ -12,11 +12,12 @@ import msgspec
 from llmservingsim.activity import ActivityLog
 from llmservingsim.backend import Backend
 from llmservingsim.config import InstanceSpec
-from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec, find_accelerator, find_model, quantised
+from llmservingsim.config.catalog import AcceleratorSpec, ModelSpec, find_accelerator
 from llmservingsim.defaults import Serving, with_vllm_defaults
 from llmservingsim.errors import CapacityError, ConfigError, located
 from llmservingsim.experts import expert_parts, plan_routing
 from llmservingsim.instance import DeviceMemory, Instance
+from llmservingsim.instance_model import check_states, instance_model, plan_adapters
 from llmservingsim.latency import LatencySource, RooflineSource, at_clock, with_adapters
 from llmservingsim.latency.pim.device import PimDevice
 from llmservingsim.latency_choice import LatencyChoice, is_catalogued
@@ -86,7 +87,7 @@ class Parts:
     def gather(cls, spec: InstanceSpec, libraries: Libraries, members: int = 1) -> Parts:
         """Look up device and model and complete the options; ``members`` are in its data-parallel group."""
         accelerator = _accelerator(spec, libraries)
-        model = _model(spec, libraries)
+        model = instance_model(spec, libraries.models)
         serving = with_vllm_defaults(spec, accelerator, model.max_position_embeddings)
         tp = spec.tensor_parallel_size
         dp = members if model.num_experts else 1
@@ -100,7 +101,7 @@ class Parts:
                 f"{model.name}"
             )
         check_offloading(spec, model, layout)
-        _check_states(spec, model)
+        check_states(spec, model)
         speculation = plan_speculation(spec, serving, model, layout, libraries.models, libraries.base)
         placement = plan_placement(spec.placement, model, layout)
         if placement is not None:
@@ -109,7 +110,7 @@ class Parts:
                 raise ConfigError(
                     "placement: drafts beside fetched weights are not simulated; expected no speculative_config"
                 )
-        adapters = _adapters(serving, model, layout)
+        adapters = plan_adapters(serving.lora, model, layout)
         return cls(spec, serving, model, layout, accelerator, speculation, placement, adapters=adapters)
 
     def offload_request(self, path: str, node: int, index: int) -> OffloadRequest:
@@ -374,34 +375,6 @@ class Parts:
         return full if self.clock == 1.0 else at_clock(full, roofline, self.clock)
 
 
-def _check_states(spec: InstanceSpec, model: ModelSpec) -> None:
-    """Raise ConfigError if states of linear attention would have to move, or be found again."""
-    if all(map(model.keeps_kv, range(model.num_layers))):
-        return
-    for key, plain in (
-        ("kv_role", "kv_both"),
-        ("prefix_storage", None),
-        ("preemption_mode", "recompute"),
-        ("placement", None),
-        ("operators", None),
-    ):
-        if getattr(spec, key) not in (plain, None, ()):
-            raise ConfigError(
-                f"{key}: {model.name} keeps states of linear attention, which are simulated where they are computed "
-                f"alone; expected no {key}"
-            )
-
-
-def _adapters(serving: Serving, model: ModelSpec, layout: ParallelLayout) -> Adapters | None:
-    """Return the low-rank adapters that the options ask for."""
-    if (spec := serving.lora) is None:
-        return None
-    adapters = Adapters(spec.max_lora_rank, spec.max_loras, spec.adapters or spec.max_loras, spec.targets)
-    with located("lora"):
-        adapters.widths(model, layout)
-    return adapters
-
-
 def _computing_memory(builder: OffloadBuilder) -> ComputingMemory | None:
     """Return what a memory draws that computes some of the operators, if one does."""
     assert builder.offload is not None
@@ -411,13 +384,3 @@ def _computing_memory(builder: OffloadBuilder) -> ComputingMemory | None:
             is_host = helper.where == "cpu"
             return ComputingMemory(channels, channels / helper.num_channels, idle_w, active_w, is_host)
     return None
-
-
-def _model(spec: InstanceSpec, libraries: Libraries) -> ModelSpec:
-    model = find_model(spec.model, libraries.models)
-    if spec.dtype not in (None, "auto"):
-        model = msgspec.structs.replace(model, dtype=spec.dtype)
-    if spec.quantization is not None:
-        with located("quantization"):
-            model = quantised(model, spec.quantization)
-    return model

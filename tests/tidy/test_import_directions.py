@@ -76,6 +76,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "scaling": RUN - {"report"} | {"instance", "transfer", "scaled_pool"},
     "defaults": {"config"},
     "libraries": {"config"},
+    "instance_model": {"config", "model"},
     "stages": RUN - {"report"} | {"instance"},
     "pipeline": RUN - {"report"} | {"instance", "stages"},
     "lockstep": RUN - {"report"} | {"instance", "stages"},
@@ -95,6 +96,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "latency_choice": {"config", "latency", "model", "libraries"},
     "parts": RUN - {"report"}
     | {
+        "instance_model",
         "libraries",
         "latency_choice",
         "instance",

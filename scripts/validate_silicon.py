@@ -1,10 +1,10 @@
 """Simulate the serving points that ``aiconfigurator-core`` carries, and compare TTFT and TPOT with the measured ones.
 
-    python scripts/validate_silicon.py -o docs/validation/silicon [--every N] [--workers 2]
+    python scripts/validate_silicon.py -o docs/validation/silicon [--every N] [--workers 2]    (aiconfigurator, report)
 
-Needs the extras ``aiconfigurator`` and, for the plot, ``report``. ``silicon_sample.csv`` of that package (NVIDIA,
-Apache-2.0) states 5,221 points: model, system, engine, parallelism, precision, lengths, concurrency, and what was
-measured. What it does not state is assumed here, once for all points:
+`silicon_sample.csv` of the package aiconfigurator-core (NVIDIA, Apache-2.0) states 5,221 points: model, system, engine,
+parallelism, precision, lengths, concurrency, and what was measured. What it does not state is assumed, once for all
+points:
 
 - The kernels are the database's for the point's engine, of its version or the nearest that has them.
 - As many clients as the stated concurrency send a request each, and the next one when the answer is there. The public
@@ -191,7 +191,10 @@ def run(point: Point) -> Outcome:
     except LLMServingSimError as error:
         return Outcome(point.row, problem=f"{type(error).__name__}: {error}")
     first = point.config["clients"]["max_concurrency"]
-    ttft = [(record.first_token_ns - record.arrival_ns) / NS_PER_MS for record in result.requests]
+    begun = [(record.first_token_ns, record.arrival_ns) for record in result.requests]
+    ttft = [(token_ns - arrival_ns) / NS_PER_MS for token_ns, arrival_ns in begun if token_ns is not None]
+    if len(ttft) < len(begun):
+        return Outcome(point.row, problem="requests that never fit")
     weighted = FIRST_SHARE * np.mean(ttft[:first]) + (1 - FIRST_SHARE) * np.mean(ttft[first:])
     return Outcome(point.row, float(weighted), result.summary["latency_ms"]["tpot"]["mean"])
 
@@ -241,7 +244,9 @@ HEADER = ("", "points", "TPOT median %", "p90 %", "bias %", "TTFT median %", "p9
 def as_markdown(outcomes: Sequence[Outcome]) -> str:
     """Return the tables as a page."""
     done = [outcome for outcome in outcomes if not outcome.problem]
-    lines = [f"{len(done):,} of {len(outcomes):,} points were simulated.", ""]
+    told = (__doc__ or "").split("\n\n", 2)[2].strip()
+    lines = ["# Serving points that others measured", "", "Written by `scripts/validate_silicon.py`.", told, ""]
+    lines += [f"{len(done):,} of {len(outcomes):,} points were simulated.", ""]
     for key in ("all", "backend", "system", "precision", "model"):
         lines += ["| " + " | ".join(HEADER) + " |", "| --- " * len(HEADER) + "|"]
         lines += ["| " + " | ".join(cells) + " |" for cells in table(done, key)]

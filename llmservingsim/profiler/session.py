@@ -21,7 +21,7 @@ _ESTIMATE_EVERY = 4
 
 
 _TRIES = 3
-"""Times that a noisy shot is measured; the fastest counts."""
+"""Times that a doubtful shot is measured; the middle one counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ class Session:
         for doubt in found:
             if doubt.error <= self.goal.error or len(wanted) == _ESTIMATE_EVERY:
                 break
-            again = self.journal.tries[doubt.shot] < 2 or self._is_restless(self.journal.entries[doubt.shot])
+            again = self.journal.tries[doubt.shot] < _TRIES or self._is_restless(self.journal.entries[doubt.shot])
             if (shot := doubt.shot if again else doubt.next) is not None:
                 wanted[shot] = None
         return list(wanted)

@@ -121,7 +121,9 @@ def state(row: Mapping[str, str], collectives: Path) -> Point:
     if tp not in (1, 2, 4, 8, 16):
         raise NotRepresentedError(f"{tp} devices in one instance")
     found = re.search(r"silicon_concurrency=(\d+)", row["silicon_data_source"])
-    concurrency = int(found[1] if found else row["batch_size"])
+    if found is None:
+        raise NotRepresentedError("a batch size alone, not how many instances share it")
+    concurrency = int(found[1])
     stored = _quantization(row, name)
     instance: dict[str, Any] = {
         "model": FAMILIES[name],

@@ -13,7 +13,6 @@ two ways:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from llmservingsim.errors import ProfileError
 from llmservingsim.latency.kernel_database import Columns, KernelDatabase
+from llmservingsim.latency.kernel_rows import fastest
 from llmservingsim.latency.tables import LinearTable
 
 Rows = NDArray[np.float64]
@@ -86,20 +86,12 @@ def latent_attention(
 
 
 def _prefills(rows: Columns) -> Rows:
-    return _distinct([rows["batch_size"], rows["isl"], rows["step"], rows["latency"]])
+    return fastest([rows["batch_size"], rows["isl"], rows["step"], rows["latency"]])
 
 
 def _decodes(rows: Columns) -> Rows:
-    found = _distinct([rows["batch_size"], rows["isl"] + rows["step"], rows["latency"]])
+    found = fastest([rows["batch_size"], rows["isl"] + rows["step"], rows["latency"]])
     return found[found[:, 1] > 0]
-
-
-def _distinct(columns: Sequence[NDArray[np.float64]]) -> Rows:
-    """Stack columns, one row per place; models with as many heads on a rank were measured apart and take as long."""
-    rows = np.stack(columns, axis=1).astype(np.float64)
-    places, where = np.unique(rows[:, :-1], axis=0, return_inverse=True)
-    counts = np.bincount(where.ravel())
-    return np.column_stack([places, np.bincount(where.ravel(), rows[:, -1]) / counts])
 
 
 def _around_decodes(database: KernelDatabase, heads: int, gemm: str) -> LinearTable:

@@ -26,6 +26,7 @@ from llmservingsim.latency.delta_attention import DeltaAttention
 from llmservingsim.latency.freeze import MeasuredOperators
 from llmservingsim.latency.gemm_table import GemmTable
 from llmservingsim.latency.kernel_database import KernelDatabase
+from llmservingsim.latency.kernel_rows import fastest
 from llmservingsim.latency.latent_attention import latent_attention
 from llmservingsim.latency.tables import LinearTable
 from llmservingsim.model import Operator, OperatorKind, ParallelLayout, Work, model_operators
@@ -177,7 +178,8 @@ class MeasuredKernels:
             if name != "bfloat16" and rows["latency"].min() > SLOWEST_START * self.gemms("").fastest:
                 self.left_out.append(f"products in {name}: something else was measured with them")
                 continue
-            return GemmTable(rows["m"], rows["n"], rows["k"], rows["latency"], f"{database.system}, {name}")
+            m, n, k, times = fastest([rows["m"], rows["n"], rows["k"], rows["latency"]]).T
+            return GemmTable(m, n, k, times, f"{database.system}, {name}")
         raise ProfileError(
             f"{self.model.name}: {database.engine} on {database.system} has no products in {one_of(names)}; expected "
             "another quantization, or latency.source roofline"
@@ -210,8 +212,7 @@ class MeasuredKernels:
                 f"{self.model.name}: {database.engine} on {database.system} has no {table} for {told}; expected "
                 "another tensor_parallel_size, or latency.source roofline"
             )
-        found = np.stack([rows[name] for name in (*columns, "latency")], axis=1).astype(np.float64)
-        return found, str(rows["kernel_source"][0])
+        return fastest([rows[name] for name in (*columns, "latency")]), str(rows["kernel_source"][0])
 
     def _delta(self) -> DeltaAttention:
         """Linear attention: per phase the convolution and the rule, over tokens."""
@@ -275,8 +276,8 @@ class MeasuredKernels:
                 f"{model.experts_per_token}, num_experts {model.num_experts} in "
                 f"{one_of(_EXPERT_NAMES[self._expert_format])}; expected latency.source bundle or roofline"
             )
-        tokens, first = np.unique(rows["num_tokens"], return_index=True)
-        times = np.maximum.accumulate(rows["latency"][first])
+        tokens, times = fastest([rows["num_tokens"], rows["latency"]]).T
+        times = np.maximum.accumulate(times)
         beside = self._beside_experts()
         activated = np.minimum(tokens * model.experts_per_token, model.num_experts)
         reading = {int(a): times[activated == a][0] for a in np.unique(activated)}

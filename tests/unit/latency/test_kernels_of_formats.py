@@ -12,6 +12,7 @@ import pytest
 from llmservingsim.config.catalog import ModelSpec, find_model, from_hf_config, quantised
 from llmservingsim.errors import ProfileError
 from llmservingsim.latency import KernelDatabase, MeasuredKernels
+from llmservingsim.latency.kernel_rows import fastest
 from llmservingsim.model import ParallelLayout
 from llmservingsim.shapes import BatchShape, Chunk
 
@@ -168,6 +169,11 @@ def test_experts_are_taken_as_the_layout_cuts_them_and_whole_for_a_bundle(tables
     assert (cut.expert_slices, whole.expert_slices) == (1, 2)
     assert cut.experts[-1].tolist() == [1024, 8, pytest.approx(3 * 1024 + router)]
     assert whole.experts[-1].tolist() == [1024, 8, pytest.approx(4 * 1024 + router)]
+
+
+def test_of_several_kernels_for_a_shape_the_fastest_counts() -> None:
+    rows = fastest([np.array([8, 1, 8, 8]), np.array([2, 1, 2, 3]), np.array([5.0, 1.0, 4.0, 9.0])])
+    assert rows.tolist() == [[1, 1, 1.0], [8, 2, 4.0], [8, 3, 9.0]]
 
 
 def test_experts_come_in_the_format_of_their_own(tables: Tables) -> None:

@@ -243,12 +243,13 @@ def _group(row: Mapping[str, str], key: str) -> str:
 HEADER = ("", "points", "TPOT median %", "p90 %", "bias %", "TTFT median %", "p90 %", "bias %")
 
 
-def as_markdown(outcomes: Sequence[Outcome]) -> str:
-    """Return the tables as a page."""
+def as_markdown(outcomes: Sequence[Outcome], picture: str) -> str:
+    """Return the tables as a page, above them the name of a picture."""
     done = [outcome for outcome in outcomes if not outcome.problem]
     told = (__doc__ or "").split("\n\n", 2)[2].strip()
     lines = ["# Serving points that others measured", "", "Written by `scripts/validate_silicon.py`.", told, ""]
     lines += [f"{len(done):,} of {len(outcomes):,} points were simulated.", ""]
+    lines += [f"![simulated over measured]({picture})", ""]
     for key in ("all", "backend", "system", "precision", "model"):
         lines += ["| " + " | ".join(HEADER) + " |", "| --- " * len(HEADER) + "|"]
         lines += ["| " + " | ".join(cells) + " |" for cells in table(done, key)]
@@ -286,7 +287,7 @@ def plot(outcomes: Sequence[Outcome], path: Path) -> None:
 def write(outcomes: Sequence[Outcome], stem: Path) -> None:
     """Write the page, a row per point, and the plot."""
     stem.parent.mkdir(parents=True, exist_ok=True)
-    stem.with_suffix(".md").write_text(as_markdown(outcomes), encoding="utf-8")
+    stem.with_suffix(".md").write_text(as_markdown(outcomes, f"{stem.name}.png"), encoding="utf-8")
     done = [outcome for outcome in outcomes if not outcome.problem]
     with stem.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")

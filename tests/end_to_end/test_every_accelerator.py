@@ -36,7 +36,8 @@ def test_every_device_serves_and_no_token_comes_sooner_than_the_weights_are_read
     assert summary["instances"][0]["latency"]["accelerator"] == hardware
     ranks = keys.get("tensor_parallel_size", 1)  # stages read theirs one after the other
     least_ms = 2.47e9 / ranks / device.memory_bandwidth * 1e3
-    assert least_ms < summary["latency_ms"]["tpot"]["mean"] < 100
+    # a server's devices stay below 100 ms; two cores of a CPU take 39 ms to read the weights alone
+    assert least_ms < summary["latency_ms"]["tpot"]["mean"] < max(100, 5 * least_ms)
 
 
 def test_a_model_that_lies_in_too_few_chips_of_sram_is_refused_with_the_sum() -> None:

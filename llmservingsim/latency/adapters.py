@@ -50,7 +50,7 @@ class AdapterSource:
         self.without = source
         self._adapters = adapters
         self._widths = adapters.widths(model, layout)
-        self._bytes = {name: adapters.bytes_of(name, model, layout) for name in self._widths}
+        self._bytes = adapters.layer_bytes(model, layout)
         self._element = model.dtype_bytes
         self._launch_s = accelerator.kernel_launch_ns / NS_PER_S
         self._flops = accelerator.flops(model.dtype) * accelerator.efficiency.gemm

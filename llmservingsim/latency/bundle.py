@@ -88,8 +88,7 @@ class BundleSource:
     def graded_ns(self, operator: str, shape: BatchShape) -> tuple[int, Grade]:
         """Return the operator's time, and where it comes from."""
         if operator == "attention":
-            grade = Grade.INTERPOLATED if self._covers(shape) else Grade.EXTRAPOLATED
-            return round(self._attention_us(shape) * NS_PER_US), grade
+            return round(self._attention_us(shape) * NS_PER_US), Grade.between(self._covers(shape))
         by_sequence = operator in PER_SEQUENCE
         tables = self._per_sequence if by_sequence else self._dense
         if operator not in tables:

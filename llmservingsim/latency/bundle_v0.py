@@ -105,8 +105,7 @@ class OlderBundleSource:
     def graded_ns(self, operator: str, shape: BatchShape) -> tuple[int, Grade]:
         """Return the operator's time, and where it comes from."""
         if operator == "attention":
-            grade = Grade.INTERPOLATED if self._attention.covers(shape) else Grade.EXTRAPOLATED
-            return round(self._attention.at(shape)), grade
+            return round(self._attention.at(shape)), Grade.between(self._attention.covers(shape))
         table = self._tables.get(operator)
         if table is None:
             return self._roofline.latency_ns(operator, shape), Grade.ROOFLINE
@@ -129,7 +128,7 @@ class OlderBundleSource:
     def graded_moe_ns(self, work: ExpertWork) -> tuple[NDArray[np.int64], Grade]:
         """Return the times of the experts, and where they come from."""
         times, beyond = self._experts_ns(work)
-        return times, Grade.EXTRAPOLATED if beyond else Grade.INTERPOLATED
+        return times, Grade.between(not beyond)
 
     def _experts_ns(self, work: ExpertWork) -> tuple[NDArray[np.int64], list[str]]:
         """Return the times of the experts, and which parts of them lie beyond what was measured."""

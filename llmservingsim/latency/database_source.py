@@ -64,8 +64,7 @@ class DatabaseSource:
     def graded_ns(self, operator: str, shape: BatchShape) -> tuple[int, Grade]:
         """Return the operator's time, and where it comes from."""
         if (attention := self._attention.get(operator)) is not None:
-            is_covered = attention.covers(shape)
-            return round(attention.at(shape) * NS_PER_US), Grade.INTERPOLATED if is_covered else Grade.EXTRAPOLATED
+            return round(attention.at(shape) * NS_PER_US), Grade.between(attention.covers(shape))
         table = self._tables.get(operator)
         if table is None:
             return self._rest.latency_ns(operator, shape), Grade.ROOFLINE

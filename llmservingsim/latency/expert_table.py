@@ -50,8 +50,7 @@ class ExpertTable:
     def graded_ns(self, work: ExpertWork) -> tuple[NDArray[np.int64], Grade]:
         """Return the times of a table in microseconds in nanoseconds, and where they come from."""
         times = np.rint(self.at(work.pairs, work.activated_experts) * NS_PER_US).astype(np.int64)
-        is_covered = self.covers(work.pairs, work.activated_experts)
-        return times, Grade.INTERPOLATED if is_covered else Grade.EXTRAPOLATED
+        return times, Grade.between(self.covers(work.pairs, work.activated_experts))
 
     def at(self, pairs: Floats, activated: Floats) -> Floats:
         """Return the times of (pairs, activated experts), elementwise."""

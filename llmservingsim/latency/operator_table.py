@@ -130,9 +130,7 @@ class OperatorTableSource:
             found.append((self._roofline.latency_ns("attention", shape.only_decodes()), True))
         if not self._chunks:
             found.append((self._roofline.latency_ns("attention", shape.only_prefills()), True))
-        is_covered = all(inside for _, inside in found)
-        grade = Grade.INTERPOLATED if is_covered else Grade.EXTRAPOLATED
-        return round(sum(time_ns for time_ns, _ in found)), grade
+        return round(sum(time_ns for time_ns, _ in found)), Grade.between(all(inside for _, inside in found))
 
     def _find_missing(self, known: Iterable[str]) -> list[str]:
         """Operators, and halves of attention, that the roofline times, in the model's order."""

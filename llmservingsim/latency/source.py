@@ -66,6 +66,11 @@ class Grade(StrEnum):
     CALIBRATED = "calibrated"
     ROOFLINE = "roofline"
 
+    @classmethod
+    def between(cls, is_covered: bool) -> Grade:
+        """Grade of a shape that lies within the measured ones, or not."""
+        return cls.INTERPOLATED if is_covered else cls.EXTRAPOLATED
+
 
 @runtime_checkable
 class GradedLatencySource(Protocol):

@@ -66,14 +66,16 @@ class Adapters:
         drawn = self.count * (1 - (1 - 1 / self.count) ** sequences)
         return min(drawn, float(self.max_loras))
 
-    def bytes_of(self, name: str, model: ModelSpec, layout: ParallelLayout) -> int:
-        """Return what one adapter of a layer takes on one rank."""
-        inputs, outputs = self.widths(model, layout)[name]
-        return self.rank * (_PACKED.get(name, 1) * inputs + outputs) * model.dtype_bytes
+    def layer_bytes(self, model: ModelSpec, layout: ParallelLayout) -> dict[str, int]:
+        """Return what one adapter of each layer takes on one rank."""
+        return {
+            name: self.rank * (_PACKED.get(name, 1) * inputs + outputs) * model.dtype_bytes
+            for name, (inputs, outputs) in self.widths(model, layout).items()
+        }
 
     def stage_bytes(self, model: ModelSpec, layout: ParallelLayout, stage: int) -> int:
         """Return what all adapters of a pipeline stage take on one rank: room for ``max_loras``, used or not."""
-        per_layer = {name: self.bytes_of(name, model, layout) for name in self.targets}
+        per_layer = self.layer_bytes(model, layout)
         return self.max_loras * sum(
             per_layer.get(operator.name, 0)
             for layer in stage_range(model.num_layers, layout.pp, stage)

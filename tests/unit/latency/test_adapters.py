@@ -22,9 +22,9 @@ TARGETS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 def test_an_adapter_of_packed_layers_has_a_matrix_in_front_for_each_of_them() -> None:
     adapters = Adapters(16, 4, 4, TARGETS)
     one = ParallelLayout()
-    assert adapters.bytes_of("qkv_proj", LLAMA, one) == 16 * (3 * 4096 + 4096 + 2 * 1024) * 2
-    assert adapters.bytes_of("gate_up_proj", LLAMA, one) == 16 * (2 * 4096 + 2 * 14336) * 2
-    assert adapters.bytes_of("down_proj", LLAMA, one) == 16 * (14336 + 4096) * 2
+    assert adapters.layer_bytes(LLAMA, one)["qkv_proj"] == 16 * (3 * 4096 + 4096 + 2 * 1024) * 2
+    assert adapters.layer_bytes(LLAMA, one)["gate_up_proj"] == 16 * (2 * 4096 + 2 * 14336) * 2
+    assert adapters.layer_bytes(LLAMA, one)["down_proj"] == 16 * (14336 + 4096) * 2
 
 
 def test_over_ranks_the_side_that_is_cut_is_cut_with_the_layer() -> None:
